@@ -72,9 +72,14 @@ function whyRelativeForbidden(specifier: string, path: string, owner: Manifest):
   return `'${specifier}' leaves ${owner.folder}: import the package by its name, or move what is shared`;
 }
 
-function whyNodeForbidden({ specifier, via }: SourceImport, path: string, owner: Manifest): string | undefined {
+function whyNodeForbidden(
+  { specifier, via, typeOnly }: SourceImport,
+  path: string,
+  owner: Manifest,
+): string | undefined {
   const access = isTest(path) ? 'free' : (layers[owner.name]?.node ?? 'free');
-  if (access === 'free' || (access === 'getBuiltinModule' && via === 'getBuiltinModule')) return undefined;
+  if (access === 'free' || (access === 'getBuiltinModule' && (via === 'getBuiltinModule' || typeOnly)))
+    return undefined;
   if (access === 'getBuiltinModule') {
     return `${owner.name} runs in browsers too: reach '${specifier}' through process.getBuiltinModule`;
   }

@@ -4,7 +4,7 @@ import { lineAt } from './report.ts';
 export interface SourceImport {
   readonly specifier: string;
   readonly line: number;
-  /** `import type` and `export type`: erased before the program runs. */
+  /** `import type`, `export type`, `typeof import('x')` and `import('x').Name`: erased before the program runs. */
   readonly typeOnly: boolean;
   /** How it is reached: an import, or Node's `process.getBuiltinModule`. */
   readonly via: 'import' | 'getBuiltinModule';
@@ -15,7 +15,9 @@ export interface SourceImport {
 const patterns: readonly { pattern: RegExp; via: SourceImport['via'] }[] = [
   { pattern: /^(?:import|export)(?<type> type)?\b[^'"`;=()]*?\bfrom '(?<specifier>[^'\n]+)'/gm, via: 'import' },
   { pattern: /^import '(?<specifier>[^'\n]+)'/gm, via: 'import' },
-  { pattern: /\bimport\(\s*['"`](?<specifier>[^'"`\n]+)['"`]/g, via: 'import' },
+  { pattern: /(?<type>\btypeof )\bimport\(\s*['"`](?<specifier>[^'"`\n]+)['"`]/g, via: 'import' },
+  { pattern: /(?<!\btypeof )\bimport\('(?<specifier>[^'\n]+)'\)(?<type>\.(?=[A-Z]))/g, via: 'import' },
+  { pattern: /(?<!\btypeof )\bimport\(\s*['"`](?<specifier>[^'"`\n]+)['"`](?!\)\.[A-Z])/g, via: 'import' },
   { pattern: /\bgetBuiltinModule\??\.?\(\s*['"`](?<specifier>[^'"`\n]+)['"`]/g, via: 'getBuiltinModule' },
 ];
 
