@@ -1,0 +1,326 @@
+/**
+ * C [m, n] = sum over pairs of A [m, k] x B [k, n] (+ bias [n]), after Goto and van de Geijn's packed product.
+ * A is packed once by all threads; then each task packs its columns of B block by block and sweeps all its rows.
+ * An element's sum runs over pairs and k in order, in blocks of `blockK`, whatever the tile and the thread.
+ */
+import {
+  argument,
+  type FunctionBuilder,
+  type FunctionRef,
+  type Local,
+  type MemoryShape,
+  ModuleBuilder,
+} from '../assembler.ts';
+import { i32, store, v128 } from '../instructions.ts';
+import { elementShift, type Features, type FloatType, floatTypes, maddFor } from './lanes.ts';
+import { addSmallRows } from './matmul-small.ts';
+import { type PackFunctions, packFunctions } from './pack.ts';
+
+/** Steps of k between two visits to C. A constant of this version: it orders the sums. */
+export const blockK = 256;
+/** Columns of B that fit a thread's scratch. */
+export const maxBlockColumns = 512;
+/** Rows of A swept with one panel of B: 192 x 256 x 4 bytes stay in the second-level cache. */
+const sweepRows = 192;
+
+/** Rows and columns of the register tile. */
+export interface Tile {
+  readonly rows: number;
+  readonly columns: number;
+}
+
+/** 6x16 where V8 pairs 128-bit vectors into 256-bit ones, 4x8 where sixteen 128-bit registers are all there is. */
+export const pairedTile: Tile = { rows: 6, columns: 16 };
+export const plainTile: Tile = { rows: 4, columns: 8 };
+
+/** Words of the product task's argument block, the pair blocks follow at `pairs`. */
+export const productWord = {
+  c: 0,
+  cStride: 1,
+  cBatch: 2,
+  m: 3,
+  n: 4,
+  rowsPerBlock: 5,
+  columnsPerBlock: 6,
+  rowBlocks: 7,
+  columnBlocks: 8,
+  bias: 9,
+  pairCount: 10,
+  keep: 11,
+  pairs: 12,
+} as const;
+export const pairWord = { a: 0, aBatch: 1, b: 2, bStride: 3, bBatch: 4, k: 5, kind: 6, size: 7 } as const;
+export const packWord = {
+  source: 0,
+  stride: 1,
+  batch: 2,
+  to: 3,
+  m: 4,
+  k: 5,
+  panelsPerChunk: 6,
+  chunksPerBatch: 7,
+} as const;
+
+/** An operand's form as a number: dtype x (is k contiguous in memory). */
+export const operandKind = (dtype: FloatType, kContiguous: boolean) =>
+  floatTypes.indexOf(dtype) * 2 + (kContiguous ? 1 : 0);
+const packName = (kind: number) => `packA${kind}`;
+export const packTaskName = packName;
+
+/** Tasks: `product`, and `packA0` .. `packA5`, one for each operand kind. */
+export function matmulModule(memory: MemoryShape, features: Features, tile: Tile): ModuleBuilder {
+  const m = new ModuleBuilder(memory);
+  const packRows = packFunctions(m, tile.rows);
+  const packColumns = packFunctions(m, tile.columns);
+  for (const dtype of floatTypes) {
+    packTask(m, packName(operandKind(dtype, true)), packRows[dtype].lanes, dtype, true, tile.rows);
+    packTask(m, packName(operandKind(dtype, false)), packRows[dtype].steps, dtype, false, tile.rows);
+  }
+  const micro = microKernel(m, features, tile);
+  addSmallRows(m, features);
+  productTask(m, tile, packB(m, packColumns), edgeKernel(m, tile, micro), micro);
+  return m;
+}
+
+function packTask(
+  m: ModuleBuilder,
+  name: string,
+  pack: FunctionRef,
+  dtype: FloatType,
+  kContiguous: boolean,
+  rows: number,
+): void {
+  m.task(name, (f, args, chunk) => {
+    const word = (name: keyof typeof packWord) => f.int(argument(args, packWord[name]));
+    const [stride, rowCount, k, perChunk, chunks] = [
+      word('stride'),
+      word('m'),
+      word('k'),
+      word('panelsPerChunk'),
+      word('chunksPerBatch'),
+    ];
+    const batch = f.int(i32.divU(chunk, chunks));
+    const panel = f.int(i32.mul(i32.remU(chunk, chunks), perChunk));
+    const panelCount = f.int(i32.divU(i32.add(rowCount, rows - 1), rows));
+    const source = f.int(i32.add(argument(args, packWord.source), i32.mul(batch, argument(args, packWord.batch))));
+    const panelBytes = f.int(i32.mul(k, rows * 4));
+    const to = f.int(i32.add(argument(args, packWord.to), i32.mul(i32.mul(batch, panelCount), panelBytes)));
+    const end = f.int(i32.min(panelCount, i32.add(panel, perChunk)));
+    f.while(panel, end, 1, () => {
+      const first = f.int(i32.mul(panel, rows));
+      const at = kContiguous ? i32.mul(first, stride) : i32.shl(first, elementShift(dtype));
+      const lanes = i32.min(rows, i32.sub(rowCount, first));
+      f.call(pack, i32.add(source, at), i32.add(to, i32.mul(panel, panelBytes)), k, lanes, stride);
+    });
+  });
+}
+
+/** C[rows, columns] += A panel x B panel: (a, b, c, k, c stride in bytes). All accumulators live in registers. */
+function microKernel(m: ModuleBuilder, features: Features, tile: Tile): FunctionRef {
+  const madd = maddFor(features);
+  const vectors = tile.columns / 4;
+  return m.function('micro', ['i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [a, b, c, k, stride] = f.params as [Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>];
+    const acc = Array.from({ length: tile.rows }, () => Array.from({ length: vectors }, () => f.vector()));
+    const row = f.int(c);
+    for (const vectorsOfRow of acc) {
+      for (const [j, accumulator] of vectorsOfRow.entries()) f.set(accumulator, v128.load(row, 16 * j));
+      f.increase(row, stride);
+    }
+    const bVectors = Array.from({ length: vectors }, () => f.vector());
+    const aVector = f.vector();
+    f.loop((again) => {
+      for (const [j, vector] of bVectors.entries()) f.set(vector, v128.load(b, 16 * j));
+      for (const [i, vectorsOfRow] of acc.entries()) {
+        f.set(aVector, v128.load32Splat(a, 4 * i));
+        for (const [j, accumulator] of vectorsOfRow.entries())
+          f.set(accumulator, madd(aVector, bVectors[j]!, accumulator));
+      }
+      f.increase(a, tile.rows * 4);
+      f.increase(b, tile.columns * 4);
+      f.increase(k, -1);
+      f.branchIf(again, k);
+    });
+    f.set(row, c);
+    for (const vectorsOfRow of acc) {
+      for (const [j, accumulator] of vectorsOfRow.entries()) f.emit(store.v128(row, accumulator, 16 * j));
+      f.increase(row, stride);
+    }
+  });
+}
+
+/** The micro-kernel on a copy of C's corner: (a, b, c, k, c stride, rows, columns, tile buffer). */
+function edgeKernel(m: ModuleBuilder, tile: Tile, micro: FunctionRef): FunctionRef {
+  return m.function(undefined, new Array(8).fill('i32'), [], (f) => {
+    const [a, b, c, k, stride, rows, columns, buffer] = f.params as Local<'i32'>[];
+    const rowBytes = f.int(i32.shl(columns!, 2));
+    const line = (i: Local<'i32'>) =>
+      [i32.add(buffer!, i32.mul(i, tile.columns * 4)), i32.add(c!, i32.mul(i, stride!))] as const;
+    const copyRows = (into: boolean) =>
+      f.for(0, rows!, 1, (i) => {
+        const [inBuffer, inC] = line(i);
+        if (into) f.copy(inBuffer, inC, rowBytes);
+        else f.copy(inC, inBuffer, rowBytes);
+      });
+    copyRows(true);
+    f.call(micro, a!, b!, buffer!, k!, tile.columns * 4);
+    copyRows(false);
+  });
+}
+
+/** Packs one panel of B: (kind, source, to, k, lanes, stride). */
+function packB(m: ModuleBuilder, packs: PackFunctions): FunctionRef {
+  return m.function(undefined, new Array(6).fill('i32'), [], (f) => {
+    const [kind, ...rest] = f.params as [Local<'i32'>, ...Local<'i32'>[]];
+    for (const dtype of floatTypes) {
+      for (const kContiguous of [false, true]) {
+        f.if(i32.eq(kind, operandKind(dtype, kContiguous)), () =>
+          f.call(packs[dtype][kContiguous ? 'lanes' : 'steps'], ...rest),
+        );
+      }
+    }
+  });
+}
+
+function productTask(m: ModuleBuilder, tile: Tile, pack: FunctionRef, edge: FunctionRef, micro: FunctionRef): void {
+  m.task('product', (f, args, chunk, scratch) => {
+    const word = (name: keyof typeof productWord) => f.int(argument(args, productWord[name]));
+    const [stride, columnBlocks] = [word('cStride'), word('columnBlocks')];
+    const blocks = f.int(i32.mul(word('rowBlocks'), columnBlocks));
+    const batch = f.int(i32.divU(chunk, blocks));
+    const block = f.int(i32.remU(chunk, blocks));
+    const row = f.int(i32.mul(i32.divU(block, columnBlocks), word('rowsPerBlock')));
+    const column = f.int(i32.mul(i32.remU(block, columnBlocks), word('columnsPerBlock')));
+    const rows = f.int(i32.min(word('rowsPerBlock'), i32.sub(word('m'), row)));
+    const columns = f.int(i32.min(word('columnsPerBlock'), i32.sub(word('n'), column)));
+    const c = f.int(
+      i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), i32.add(i32.mul(row, stride), i32.shl(column, 2))),
+    );
+    initializeC(f, args, c, stride, rows, columns, column);
+    const tileBuffer = f.int(i32.add(scratch, maxBlockColumns * blockK * 4));
+    const pair = f.int(i32.add(args, productWord.pairs * 4));
+    f.for(0, word('pairCount'), 1, () => {
+      const field = (name: keyof typeof pairWord) => f.int(argument(pair, pairWord[name]));
+      const [k, bStride, kind] = [field('k'), field('bStride'), field('kind')];
+      const panelBytes = f.int(i32.mul(k, tile.rows * 4));
+      const a = f.int(
+        i32.add(i32.add(field('a'), i32.mul(batch, field('aBatch'))), i32.mul(i32.divU(row, tile.rows), panelBytes)),
+      );
+      const b = f.int(i32.add(field('b'), i32.mul(batch, field('bBatch'))));
+      f.for(0, k, blockK, (k0) => {
+        const kc = f.int(i32.min(blockK, i32.sub(k, k0)));
+        packColumns(f, { tile, pack, b, bStride, kind, k0, kc, column, columns, scratch });
+        const aBlock = f.int(i32.add(a, i32.mul(k0, tile.rows * 4)));
+        sweep(f, { tile, edge, micro, a: aBlock, panelBytes, scratch, c, stride, rows, columns, kc, tileBuffer });
+      });
+      f.increase(pair, pairWord.size * 4);
+    });
+  });
+}
+
+type IntLocal = Local<'i32'>;
+
+/** C's block starts as the bias, as zeros, or as it is (`keep`). */
+function initializeC(
+  f: FunctionBuilder,
+  args: IntLocal,
+  c: IntLocal,
+  stride: IntLocal,
+  rows: IntLocal,
+  columns: IntLocal,
+  column: IntLocal,
+): void {
+  const bytes = f.int(i32.shl(columns, 2));
+  const bias = f.int(argument(args, productWord.bias));
+  f.if(i32.eqz(argument(args, productWord.keep)), () => {
+    const at = f.int(c);
+    f.for(0, rows, 1, () => {
+      f.if(
+        bias,
+        () => f.copy(at, i32.add(bias, i32.shl(column, 2)), bytes),
+        () => f.fill(at, 0, bytes),
+      );
+      f.increase(at, stride);
+    });
+  });
+}
+
+interface PackColumns {
+  tile: Tile;
+  pack: FunctionRef;
+  b: IntLocal;
+  bStride: IntLocal;
+  kind: IntLocal;
+  k0: IntLocal;
+  kc: IntLocal;
+  column: IntLocal;
+  columns: IntLocal;
+  scratch: IntLocal;
+}
+
+/** The block's columns of B for steps k0 .. k0 + kc, one panel after the other in scratch. */
+function packColumns(f: FunctionBuilder, o: PackColumns): void {
+  const shift = f.int(i32.select(i32.ltU(o.kind, 2), 2, 1));
+  const kContiguous = f.int(i32.and(o.kind, 1));
+  f.for(0, o.columns, o.tile.columns, (j) => {
+    const lane = i32.add(o.column, j);
+    const at = i32.select(
+      kContiguous,
+      i32.add(i32.mul(lane, o.bStride), i32.shl(o.k0, shift)),
+      i32.add(i32.mul(o.k0, o.bStride), i32.shl(lane, shift)),
+    );
+    const to = i32.add(o.scratch, i32.mul(j, blockK * 4));
+    f.call(o.pack, o.kind, i32.add(o.b, at), to, o.kc, i32.min(o.tile.columns, i32.sub(o.columns, j)), o.bStride);
+  });
+}
+
+interface Sweep {
+  tile: Tile;
+  edge: FunctionRef;
+  micro: FunctionRef;
+  a: IntLocal;
+  panelBytes: IntLocal;
+  scratch: IntLocal;
+  c: IntLocal;
+  stride: IntLocal;
+  rows: IntLocal;
+  columns: IntLocal;
+  kc: IntLocal;
+  tileBuffer: IntLocal;
+}
+
+/** All tiles of the block: rows in groups that stay in cache, then panels of B, then panels of A. */
+function sweep(f: FunctionBuilder, o: Sweep): void {
+  const { rows: tileRows, columns: tileColumns } = o.tile;
+  const groupRows = sweepRows - (sweepRows % tileRows);
+  f.for(0, o.rows, groupRows, (group) => {
+    const groupEnd = f.int(i32.min(o.rows, i32.add(group, groupRows)));
+    f.for(0, o.columns, tileColumns, (j) => {
+      const b = f.int(i32.add(o.scratch, i32.mul(j, blockK * 4)));
+      const columnsLeft = f.int(i32.sub(o.columns, j));
+      const a = f.int(i32.add(o.a, i32.mul(i32.divU(group, tileRows), o.panelBytes)));
+      const c = f.int(i32.add(i32.add(o.c, i32.mul(group, o.stride)), i32.shl(j, 2)));
+      f.for(group, groupEnd, tileRows, (i) => {
+        const rowsLeft = i32.sub(o.rows, i);
+        f.if(
+          i32.and(i32.geS(rowsLeft, tileRows), i32.geS(columnsLeft, tileColumns)),
+          () => f.call(o.micro, a, b, c, o.kc, o.stride),
+          () =>
+            f.call(
+              o.edge,
+              a,
+              b,
+              c,
+              o.kc,
+              o.stride,
+              i32.min(rowsLeft, tileRows),
+              i32.min(columnsLeft, tileColumns),
+              o.tileBuffer,
+            ),
+        );
+        f.increase(a, o.panelBytes);
+        f.increase(c, i32.mul(o.stride, tileRows));
+      });
+    });
+  });
+}

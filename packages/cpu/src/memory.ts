@@ -1,0 +1,192 @@
+/**
+ * Work memory: one 32-bit WebAssembly memory that grows, and an allocator over it.
+ * Blocks are 64-byte aligned and rounded up to 64 bytes, so a kernel may read a full vector past a tensor's last element.
+ */
+import type { MemoryShape } from './assembler.ts';
+
+const pageBytes = 65536;
+const alignment = 64;
+/** A full vector may be read or written past the last element, even of the last block. */
+const slackBytes = 32;
+/** Grow by at least this much: growing is a system call in every thread. */
+const growthBytes = 8 * 1024 * 1024;
+
+/** Thrown when a block does not fit; nothing has changed then. */
+export class OutOfMemoryError extends Error {
+  override name = 'OutOfMemoryError';
+}
+
+interface Block {
+  address: number;
+  bytes: number;
+  free: boolean;
+  previous: Block | undefined;
+  next: Block | undefined;
+}
+
+const roundUp = (value: number, to: number) => Math.ceil(value / to) * to;
+/** Four bins an octave: blocks of one bin differ by less than 25 %. */
+const binOf = (bytes: number) => {
+  const units = bytes / alignment;
+  const octave = Math.floor(Math.log2(units));
+  return octave * 4 + Math.floor((units / 2 ** octave - 1) * 4);
+};
+
+/** Best fit over bins, with coalescing of neighbours; addresses are stable. */
+export class WorkMemory {
+  readonly memory: WebAssembly.Memory;
+  readonly shape: MemoryShape;
+  readonly limitBytes: number;
+  #capacity: number;
+  #last: Block;
+  readonly #byAddress = new Map<number, Block>();
+  readonly #bins: Set<Block>[] = [];
+  #live = 0;
+  #peak = 0;
+  #bytes: Uint8Array<ArrayBufferLike>;
+
+  /** The first page is left to the team's control words and argument blocks. */
+  constructor(options: { shared: boolean; limitBytes?: number | undefined }) {
+    const pages = Math.floor(Math.min(options.limitBytes ?? 2 ** 32, 2 ** 32) / pageBytes);
+    this.shape = { shared: options.shared, maximumPages: Math.max(2, pages) };
+    this.limitBytes = this.shape.maximumPages * pageBytes;
+    this.memory = new WebAssembly.Memory({ initial: 2, maximum: this.shape.maximumPages, shared: options.shared });
+    this.#capacity = 2 * pageBytes;
+    this.#bytes = new Uint8Array(this.memory.buffer);
+    this.#last = { address: pageBytes, bytes: pageBytes, free: true, previous: undefined, next: undefined };
+    this.#setFree(this.#last);
+  }
+
+  /** Bytes in blocks that are allocated now, rounding included. */
+  get liveBytes(): number {
+    return this.#live;
+  }
+
+  get peakBytes(): number {
+    return this.#peak;
+  }
+
+  get capacityBytes(): number {
+    return this.#capacity;
+  }
+
+  /** All bytes of the memory. A growing allocation makes older views too short, so ask again after allocating. */
+  get bytes(): Uint8Array<ArrayBufferLike> {
+    if (this.#bytes.length !== this.#capacity) this.#bytes = new Uint8Array(this.memory.buffer);
+    return this.#bytes;
+  }
+
+  /** A block of at least `bytes` bytes. Its content is arbitrary. Throws OutOfMemoryError. */
+  allocate(bytes: number): number {
+    if (!Number.isSafeInteger(bytes) || bytes < 0) throw new RangeError(`cpu memory: bytes must be a size: ${bytes}.`);
+    const needed = roundUp(bytes + slackBytes, alignment);
+    const block = this.#find(needed) ?? this.#grow(needed);
+    this.#bins[binOf(block.bytes)]!.delete(block);
+    if (block.bytes > needed) this.#split(block, needed);
+    block.free = false;
+    this.#byAddress.set(block.address, block);
+    this.#live += block.bytes;
+    this.#peak = Math.max(this.#peak, this.#live);
+    return block.address;
+  }
+
+  release(address: number): void {
+    const block = this.#byAddress.get(address);
+    if (!block) throw new Error(`cpu memory: release needs the address of a live block: ${address}.`);
+    this.#byAddress.delete(address);
+    this.#live -= block.bytes;
+    const { previous, next } = block;
+    if (next?.free) this.#absorb(block, next);
+    if (previous?.free) {
+      this.#absorb(previous, block, true);
+      this.#setFree(previous);
+    } else this.#setFree(block);
+  }
+
+  resetPeak(): void {
+    this.#peak = this.#live;
+  }
+
+  #find(needed: number): Block | undefined {
+    const first = binOf(needed);
+    for (let bin = first; bin < this.#bins.length; bin++) {
+      let best: Block | undefined;
+      for (const block of this.#bins[bin] ?? []) {
+        if (block.bytes < needed || (best && best.bytes <= block.bytes)) continue;
+        best = block;
+        if (block.bytes === needed) break;
+      }
+      if (best) return best;
+    }
+    return undefined;
+  }
+
+  #setFree(block: Block): void {
+    block.free = true;
+    (this.#bins[binOf(block.bytes)] ??= new Set()).add(block);
+  }
+
+  /** Joins `right` to its left neighbour; a free `left` leaves its bin first. */
+  #absorb(left: Block, right: Block, leftIsFree = false): void {
+    if (leftIsFree) this.#bins[binOf(left.bytes)]!.delete(left);
+    if (right.free) this.#bins[binOf(right.bytes)]!.delete(right);
+    left.bytes += right.bytes;
+    left.next = right.next;
+    if (right.next) right.next.previous = left;
+    if (this.#last === right) this.#last = left;
+  }
+
+  #split(block: Block, bytes: number): void {
+    const rest: Block = {
+      address: block.address + bytes,
+      bytes: block.bytes - bytes,
+      free: true,
+      previous: block,
+      next: block.next,
+    };
+    if (block.next) block.next.previous = rest;
+    block.next = rest;
+    block.bytes = bytes;
+    if (this.#last === block) this.#last = rest;
+    this.#setFree(rest);
+  }
+
+  #grow(needed: number): Block {
+    const missing = needed - (this.#last.free ? this.#last.bytes : 0);
+    const room = this.limitBytes - this.#capacity;
+    const growth = Math.min(roundUp(Math.max(missing, growthBytes, this.#capacity / 8), pageBytes), room);
+    if (missing > room || !this.#tryGrow(growth)) {
+      throw new OutOfMemoryError(
+        `cpu memory: a block must fit: ${needed} bytes asked, ${this.#live} live, limit ${this.limitBytes}. ` +
+          'Dispose tensors, use shorter batches or checkpoint(); work memory ends at 4 GiB.',
+      );
+    }
+    const added: Block = {
+      address: this.#capacity,
+      bytes: growth,
+      free: false,
+      previous: this.#last,
+      next: undefined,
+    };
+    this.#capacity += growth;
+    this.#last.next = added;
+    const before = this.#last;
+    this.#last = added;
+    if (!before.free) {
+      this.#setFree(added);
+      return added;
+    }
+    this.#absorb(before, added, true);
+    this.#setFree(before);
+    return before;
+  }
+
+  #tryGrow(bytes: number): boolean {
+    try {
+      this.memory.grow(bytes / pageBytes);
+      return true;
+    } catch {
+      return false;
+    }
+  }
+}
