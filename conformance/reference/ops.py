@@ -1,0 +1,12 @@
+"""Every op of the tensor package, against the PyTorch function of the same meaning."""
+
+from ops_elementwise import record_elementwise
+from ops_movement import record_movement
+from ops_network import record_network
+from recording import Recording
+
+
+def record(recording: Recording) -> None:
+    record_elementwise(recording)
+    record_movement(recording)
+    record_network(recording)
