@@ -2,6 +2,7 @@
 import { resolve } from 'node:path';
 import budgets from './budgets.json' with { type: 'json' };
 import { checkBundleBudgets } from './bundle-budgets.ts';
+import { checkDocumentPaths } from './document-paths.ts';
 import { checkFileNames } from './file-names.ts';
 import { checkFormatAndLint } from './format-and-lint.ts';
 import { checkImportCycles } from './import-cycles.ts';
@@ -29,6 +30,7 @@ const checks: Readonly<Record<string, () => Outcome | Promise<Outcome>>> = {
   'unfinished work': () => checkUnfinishedWork(workspace),
   'tracked files': () => checkTrackedFiles(workspace),
   'private names': () => checkPrivateNames(workspace, machinePathsOf(root)),
+  'document paths': () => checkDocumentPaths(workspace),
   'README headings': () => checkReadmeHeadings(workspace),
 };
 
