@@ -1,1 +1,66 @@
-export {};
+/** Tensors with autograd over interchangeable backends. */
+export { backward, Gradients, type Leaf, noGrad } from './autograd.ts';
+export type { Attributes, Backend, BufferHandle, Call, Dense, KernelOp, Operand } from './backend.ts';
+export { checkpoint } from './checkpoint.ts';
+export {
+  arange,
+  type CreationOptions,
+  fromBytes,
+  full,
+  type NestedNumbers,
+  normal,
+  ones,
+  permutation,
+  tensor,
+  uniform,
+  zeros,
+} from './creation.ts';
+export { bytesPerElement, type DType, decode, encode, isFloat, promote, type TensorData } from './dtype.ts';
+export { defineElementwise, defineUpdate, type ElementwiseOp } from './elementwise.ts';
+export {
+  DeviceLostError,
+  DTypeError,
+  NonFiniteError,
+  OutOfMemoryError,
+  ShapeError,
+  UseAfterFreeError,
+} from './errors.ts';
+export * from './expression.ts';
+export { type MemoryUse, memory } from './memory.ts';
+export * from './methods.ts';
+export { defineOp, type Op, type OpOptions, type Sample, type Spec } from './op.ts';
+export { type AttentionAttributes, type AttentionOptions, attention, eachVisibleRange } from './ops/attention.ts';
+export { type ConvOptions, conv1d, conv2d } from './ops/conv.ts';
+export { dropout } from './ops/dropout.ts';
+export { embedding, gather, indexSelect, scatterAdd, topk } from './ops/index-select.ts';
+export {
+  cast,
+  concat,
+  contiguous,
+  expand,
+  pad,
+  permute,
+  reshape,
+  slice,
+  split,
+  stack,
+  transpose,
+} from './ops/layout.ts';
+export {
+  type CrossEntropyOptions,
+  crossEntropy,
+  type LinearCrossEntropyOptions,
+  linearCrossEntropy,
+} from './ops/loss.ts';
+export { type MatmulAttributes, type MatmulOptions, matmul } from './ops/matmul.ts';
+export { layerNorm, logSoftmax, rmsNorm, softmax } from './ops/normalize.ts';
+export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
+export { elementwiseOps, ops, updates } from './ops/registry.ts';
+export { rope } from './ops/rope.ts';
+export { adamwUpdate, sgdUpdate, writeRows } from './ops/update.ts';
+export { normalsOf, permutationOf, RandomKey, randomKey, threefry2x32 } from './random.ts';
+export { nextKey, withRandom } from './random-context.ts';
+export { bytesBuffer, referenceBackend, runReference } from './reference-backend.ts';
+export { OpenScope, openScope, scope } from './scope.ts';
+export { broadcastShapes, broadcastStrides, type Shape, showShape, sizeOf, stridesOf } from './shape.ts';
+export { Tensor } from './tensor.ts';

@@ -1,0 +1,303 @@
+import { full } from './creation.ts';
+import { ShapeError } from './errors.ts';
+import { assertSync, openScope, track, untracked } from './scope.ts';
+import { type Shape, sameShape, showShape } from './shape.ts';
+import type { Tensor } from './tensor.ts';
+import { sumTo } from './unbroadcast.ts';
+
+/** A trainable tensor's identity. */
+export interface Leaf {
+  readonly shape: Shape;
+}
+
+/** Where a gradient goes next: to the node that made an input, or to a leaf. Null: the input needs none. */
+export type Edge = { readonly node: GradNode; readonly index: number } | { readonly leaf: Leaf } | null;
+
+/** A tensor kept for backward, with the version it had. */
+interface Saved {
+  readonly tensor: Tensor;
+  readonly version: number;
+}
+
+/** What a gradient rule sees: output gradients (undefined where nothing arrived) and what the op saved, by name. */
+export interface GradientContext {
+  readonly grads: readonly (Tensor | undefined)[];
+  readonly saved: Readonly<Record<string, Tensor>>;
+  /** Computes a value shared by several inputs' rules once per visit. */
+  once<T>(compute: () => T): T;
+  /** Gradients of leaves found inside (checkpoint): added to the walk's result. */
+  addLeaf(leaf: Leaf, gradient: Tensor): void;
+}
+
+/** One gradient rule an input; null where the input needs none. */
+export type Rule = ((context: GradientContext) => Tensor) | null;
+
+interface NodeParts {
+  readonly op: string;
+  readonly edges: readonly Edge[];
+  readonly inputShapes: readonly Shape[];
+  readonly outputShapes: readonly Shape[];
+  readonly rules: readonly Rule[];
+  readonly saved: Record<string, Tensor>;
+  /** Runs at every visit, even if no input needs a gradient (checkpoint: gradients of leaves inside). */
+  readonly always?: (context: GradientContext) => void;
+}
+
+let nextId = 0;
+
+/** One recorded op. Lives while an output handle or a later node names it; then frees what it saved. */
+export class GradNode {
+  readonly id = nextId++;
+  readonly op: string;
+  readonly outputShapes: readonly Shape[];
+  readonly edges: readonly Edge[];
+  readonly #inputShapes: readonly Shape[];
+  readonly #rules: readonly Rule[];
+  readonly #always: NodeParts['always'];
+  #saved: Record<string, Saved> | null;
+  #owners = 0;
+
+  constructor(parts: NodeParts) {
+    this.op = parts.op;
+    this.edges = parts.edges;
+    this.outputShapes = parts.outputShapes;
+    this.#inputShapes = parts.inputShapes;
+    this.#rules = parts.rules;
+    this.#always = parts.always;
+    this.#saved = untracked(() =>
+      Object.fromEntries(
+        Object.entries(parts.saved).map(([name, t]) => {
+          const tensor = t.detach();
+          return [name, { tensor, version: tensor.storage(parts.op).version }];
+        }),
+      ),
+    );
+    for (const edge of this.edges) if (edge && 'node' in edge) edge.node.retain();
+  }
+  retain(): void {
+    this.#owners++;
+  }
+  /** Iterative, because chains can be thousands of nodes long. */
+  release(): void {
+    const pending: GradNode[] = [this];
+    for (let node = pending.pop(); node; node = pending.pop()) {
+      if (--node.#owners > 0) continue;
+      node.freeSaved();
+      for (const edge of node.edges) if (edge && 'node' in edge) pending.push(edge.node);
+    }
+  }
+  freeSaved(): void {
+    for (const { tensor } of Object.values(this.#saved ?? {})) tensor.dispose('freed with its graph');
+    this.#saved = null;
+  }
+  /** The gradients of the inputs that need one, un-broadcast to the inputs' shapes. */
+  run(grads: readonly (Tensor | undefined)[], addLeaf: GradientContext['addLeaf']): (Tensor | null)[] {
+    if (!this.#saved)
+      throw new Error(
+        `backward: the graph of ${this.op} was already used or freed. Run the forward again, or sum the losses first.`,
+      );
+    const saved: Record<string, Tensor> = {};
+    for (const [name, { tensor, version }] of Object.entries(this.#saved)) {
+      const storage = tensor.storage(this.op);
+      if (storage.version !== version)
+        throw new Error(
+          `backward: ${name} saved by ${this.op} must be unchanged: ${storage.writer} wrote it in place since. Run backward before ${storage.writer}, or give ${this.op} a copy.`,
+        );
+      saved[name] = tensor;
+    }
+    let shared: { value: unknown } | null = null;
+    const once = <T>(compute: () => T): T => {
+      shared ??= { value: compute() };
+      return shared.value as T;
+    };
+    const context: GradientContext = { grads, saved, once, addLeaf };
+    this.#always?.(context);
+    return this.#rules.map((rule, i) =>
+      rule && this.edges[i] ? sumTo(rule(context), this.#inputShapes[i]!, this.op) : null,
+    );
+  }
+}
+
+let recording = true;
+let sawTrainable = false;
+
+/** Whether ops record now. */
+export const isRecording = (): boolean => recording;
+
+/** Called by ops that would have recorded while recording is off: lets `checkpoint` know that its function trains something. */
+export function noteTrainable(): void {
+  sawTrainable = true;
+}
+
+function withRecording<T>(on: boolean, fn: () => T): T {
+  const before = recording;
+  recording = on;
+  try {
+    return fn();
+  } finally {
+    recording = before;
+  }
+}
+
+/** Runs `fn` without recording: nothing in it can be differentiated, nothing is saved. */
+export function noGrad<T>(fn: () => T): T {
+  return withRecording(false, () => {
+    const result = fn();
+    assertSync('noGrad', result);
+    return result;
+  });
+}
+
+/** Runs `fn` unrecorded and tells whether it would have recorded anything. */
+export function probe<T>(fn: () => T): { result: T; trainable: boolean } {
+  const before = sawTrainable;
+  sawTrainable = false;
+  try {
+    const result = noGrad(fn);
+    return { result, trainable: sawTrainable };
+  } finally {
+    sawTrainable ||= before;
+  }
+}
+
+export const recorded = <T>(fn: () => T): T => withRecording(true, fn);
+
+/** The result of backward: a gradient for every trainable leaf that was reached. */
+export class Gradients {
+  readonly #byLeaf: Map<Leaf, Tensor>;
+  constructor(byLeaf: Map<Leaf, Tensor>) {
+    this.#byLeaf = byLeaf;
+    track(this);
+  }
+  has(t: Tensor): boolean {
+    return t.leaf !== null && this.#byLeaf.has(t.leaf);
+  }
+  /** The gradient of a leaf; f32 for leaves stored in f16 or bf16. */
+  of(t: Tensor): Tensor {
+    const found = t.leaf && this.#byLeaf.get(t.leaf);
+    if (!found)
+      throw new Error(
+        t.leaf
+          ? `Gradients.of: tensor ${showShape(t.shape)} was not reached by this backward. Does the loss depend on it?`
+          : `Gradients.of: tensor ${showShape(t.shape)} must be a leaf with requiresGrad. Set requiresGrad before the forward.`,
+      );
+    return found;
+  }
+  entries(): Iterable<[Leaf, Tensor]> {
+    return this.#byLeaf.entries();
+  }
+  dispose(reason?: string): void {
+    for (const t of this.#byLeaf.values()) t.dispose(reason);
+  }
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+}
+
+const edgeOf = (t: Tensor): Edge => (t.origin ? t.origin : t.leaf ? { leaf: t.leaf } : null);
+
+/** The edges of an op's inputs, or null if the op need not be recorded. */
+export function edgesFor(inputs: readonly (Tensor | null)[]): Edge[] | null {
+  const edges = inputs.map((t) => (t ? edgeOf(t) : null));
+  if (edges.every((e) => e === null)) return null;
+  if (recording) return edges;
+  noteTrainable();
+  return null;
+}
+
+/** Adds into a slot, owning what it holds. */
+function accumulate(slot: Tensor | undefined, more: Tensor): Tensor {
+  if (!slot) return more;
+  const total = slot.add(more);
+  slot.dispose();
+  more.dispose();
+  return total;
+}
+
+/** Differentiates from `outputs` with the given seeds (owned by the caller) down to leaves. */
+export function walk(outputs: readonly Tensor[], seeds: readonly Tensor[]): Map<Leaf, Tensor> {
+  const leaves = new Map<Leaf, Tensor>();
+  const arrived = new Map<GradNode, (Tensor | undefined)[]>();
+  const addLeaf = (leaf: Leaf, gradient: Tensor): void => {
+    leaves.set(leaf, accumulate(leaves.get(leaf), gradient));
+  };
+  const deliver = (edge: Edge, gradient: Tensor): void => {
+    if (!edge) {
+      gradient.dispose();
+      return;
+    }
+    if ('leaf' in edge) {
+      addLeaf(edge.leaf, gradient);
+      return;
+    }
+    const slots = arrived.get(edge.node) ?? new Array<Tensor | undefined>(edge.node.outputShapes.length);
+    slots[edge.index] = accumulate(slots[edge.index], gradient);
+    arrived.set(edge.node, slots);
+  };
+  untracked(() =>
+    noGrad(() => {
+      outputs.forEach((t, i) => deliver(edgeOf(t), seeds[i]!.alias()));
+      for (const node of reachable(outputs)) {
+        const grads = arrived.get(node);
+        arrived.delete(node);
+        if (!grads) continue;
+        visit(node, grads, deliver, addLeaf);
+      }
+    }),
+  );
+  return leaves;
+}
+
+/** Runs one node's rules; what they make beside their results is freed at once. */
+function visit(
+  node: GradNode,
+  grads: (Tensor | undefined)[],
+  deliver: (edge: Edge, gradient: Tensor) => void,
+  addLeaf: GradientContext['addLeaf'],
+): void {
+  using made = openScope();
+  // A rule may return a tensor that is not its own (the incoming gradient, or one result for two inputs): hand out an alias.
+  const take = (t: Tensor): Tensor => (made.keep(t) ? t : untracked(() => t.alias()));
+  const results = made.run(() => node.run(grads, (leaf, g) => untracked(() => addLeaf(leaf, take(g)))));
+  node.freeSaved();
+  results.forEach((g, i) => {
+    if (g) deliver(node.edges[i]!, take(g));
+  });
+  for (const g of grads) g?.dispose();
+}
+
+/** Every node below the outputs, latest first: ids rise with recording order, so that is a topological order. */
+function reachable(outputs: readonly Tensor[]): GradNode[] {
+  const seen = new Set<GradNode>();
+  const pending = outputs.flatMap((t) => (t.origin ? [t.origin.node] : []));
+  for (let node = pending.pop(); node; node = pending.pop()) {
+    if (seen.has(node)) continue;
+    seen.add(node);
+    for (const edge of node.edges) if (edge && 'node' in edge) pending.push(edge.node);
+  }
+  return [...seen].sort((a, b) => b.id - a.id);
+}
+
+/** d(loss)/d(leaf) for every trainable leaf. The loss is a scalar, or `seed` gives the gradient of a tensor of any shape. */
+export function backward(loss: Tensor, seed?: Tensor): Gradients {
+  if (!loss.requiresGrad)
+    throw new Error(
+      'backward: the tensor must depend on a leaf with requiresGrad. Set requiresGrad = true on what you train, outside noGrad.',
+    );
+  if (!seed && loss.size !== 1)
+    throw new ShapeError(
+      `backward: the loss must have one element: got ${showShape(loss.shape)}. Reduce it with sum() or mean(), or pass a seed.`,
+    );
+  if (seed && !sameShape(seed.shape, loss.shape))
+    throw new ShapeError(
+      `backward: the seed must have the tensor's shape: got ${showShape(seed.shape)} for ${showShape(loss.shape)}.`,
+    );
+  const start =
+    seed ??
+    untracked(() => full(loss.shape, 1, { backend: loss.backend, dtype: loss.dtype === 'f64' ? 'f64' : 'f32' }));
+  try {
+    return new Gradients(walk([loss], [start]));
+  } finally {
+    if (!seed) start.dispose();
+  }
+}

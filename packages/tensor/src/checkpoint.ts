@@ -1,0 +1,60 @@
+import { backward, edgesFor, GradNode, isRecording, type Leaf, probe, type Rule, recorded, walk } from './autograd.ts';
+import { restoreRandom, snapshotRandom } from './random-context.ts';
+import { openScope, scope, untracked } from './scope.ts';
+import { Tensor } from './tensor.ts';
+
+/**
+ * fn(...inputs) without keeping its inner values: the backward runs fn a second time (Chen et al. 2016; torch's
+ * use_reentrant=False). Dropout repeats its masks. Tensors that fn closes over get gradients too.
+ */
+export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tensor[]): Tensor {
+  const random = snapshotRandom();
+  const { result, trainable } = probe(() => scope(() => fn(...inputs)));
+  if (!isRecording() || !trainable) return result;
+  const edges = edgesFor(inputs) ?? inputs.map(() => null);
+  const saved = Object.fromEntries(inputs.map((t, i) => [`input${i}`, t]));
+  const rerun = (
+    grad: Tensor,
+    values: Readonly<Record<string, Tensor>>,
+    addLeaf: (leaf: Leaf, g: Tensor) => void,
+  ): (Tensor | null)[] => {
+    using made = openScope();
+    const again = made.run(() => inputs.map((_, i) => values[`input${i}`]!.detach()));
+    again.forEach((t, i) => {
+      if (edges[i]) t.requiresGrad = true;
+    });
+    const out = made.run(() => restoreRandom(random, () => recorded(() => fn(...again))));
+    const leaves = walk([out], [grad]);
+    return again
+      .map((t) => {
+        const g = t.leaf && leaves.get(t.leaf);
+        if (t.leaf) leaves.delete(t.leaf);
+        return g ?? null;
+      })
+      .map((g, i, all) => {
+        if (i === all.length - 1) for (const [leaf, t] of leaves) addLeaf(leaf, t);
+        return g;
+      });
+  };
+  const shared = (c: Parameters<NonNullable<Rule>>[0]): (Tensor | null)[] =>
+    c.once(() => rerun(c.grads[0]!, c.saved, c.addLeaf));
+  const node = new GradNode({
+    op: 'checkpoint',
+    edges,
+    inputShapes: inputs.map((t) => t.shape),
+    outputShapes: [result.shape],
+    rules: inputs.map((_, i): Rule => (edges[i] ? (c) => shared(c)[i] ?? zerosLike(inputs[i]!, c) : null)),
+    saved,
+    always: (c) => void shared(c),
+  });
+  const made = new Tensor(result.storage('checkpoint').retain(), result, { node, index: 0 });
+  result.dispose();
+  return made;
+}
+
+const zerosLike = (
+  t: { readonly shape: readonly number[] },
+  { grads }: { grads: readonly (Tensor | undefined)[] },
+): Tensor => untracked(() => grads[0]!.sum().mul(0)).expand(t.shape);
+
+export { backward };

@@ -1,0 +1,133 @@
+import type { Backend } from './backend.ts';
+import { bytesPerElement, type DType, encode } from './dtype.ts';
+import { DTypeError, ShapeError } from './errors.ts';
+import { Storage } from './memory.ts';
+import { normalsOf, permutationOf, type RandomKey } from './random.ts';
+import { checkShape, type Shape, showShape, sizeOf } from './shape.ts';
+import { Tensor } from './tensor.ts';
+
+export interface CreationOptions {
+  readonly backend: Backend;
+  /** Default f32. */
+  readonly dtype?: DType;
+  /** Default false. */
+  readonly requiresGrad?: boolean;
+}
+
+export type NestedNumbers = number | boolean | ArrayLike<number> | readonly NestedNumbers[];
+
+function checkDType(op: string, dtype: DType, backend: Backend): void {
+  if (!backend.dtypes.has(dtype))
+    throw new DTypeError(
+      `${op}: backend ${backend.name} holds ${[...backend.dtypes].join(', ')}: got ${dtype}. Choose one of these.`,
+    );
+}
+
+/** A tensor from raw little-endian bytes (f16 and bf16: their bits). Copies. */
+export function fromBytes(bytes: Uint8Array, options: CreationOptions & { readonly shape: Shape }): Tensor {
+  const { backend, dtype = 'f32', requiresGrad = false } = options;
+  checkDType('fromBytes', dtype, backend);
+  const shape = checkShape('fromBytes', options.shape);
+  const expected = sizeOf(shape) * bytesPerElement[dtype];
+  if (bytes.byteLength !== expected)
+    throw new ShapeError(`fromBytes: ${showShape(shape)} ${dtype} needs ${expected} bytes: got ${bytes.byteLength}.`);
+  const storage = new Storage(backend, expected);
+  if (expected > 0) backend.write(storage.buffer, 0, bytes);
+  const made = new Tensor(storage, { shape, dtype });
+  if (requiresGrad) made.requiresGrad = true;
+  return made;
+}
+
+function flatten(data: NestedNumbers): { flat: ArrayLike<number>; shape: Shape } {
+  if (typeof data === 'number' || typeof data === 'boolean') return { flat: [Number(data)], shape: [] };
+  if (ArrayBuffer.isView(data))
+    return { flat: data as unknown as ArrayLike<number>, shape: [(data as unknown as ArrayLike<number>).length] };
+  const flat: number[] = [];
+  const shape: number[] = [];
+  const visit = (item: NestedNumbers, depth: number): void => {
+    if (typeof item === 'number' || typeof item === 'boolean') {
+      if (depth !== shape.length)
+        throw new ShapeError(
+          `tensor: nested arrays must be rectangular: a number stands at depth ${depth}, others at ${shape.length}.`,
+        );
+      flat.push(Number(item));
+      return;
+    }
+    if (shape.length === depth) {
+      if (flat.length)
+        throw new ShapeError(
+          `tensor: nested arrays must be rectangular: a list stands at depth ${depth} beside numbers.`,
+        );
+      shape.push(item.length);
+    } else if (shape[depth] !== item.length)
+      throw new ShapeError(
+        `tensor: nested arrays must be rectangular: lengths ${shape[depth]} and ${item.length} at depth ${depth}.`,
+      );
+    for (let i = 0; i < item.length; i++) visit(item[i]!, depth + 1);
+  };
+  visit(data, 0);
+  return { flat, shape };
+}
+
+/** A tensor from numbers: a number, nested arrays, or a typed array (with `shape`). */
+export function tensor(data: NestedNumbers, options: CreationOptions & { readonly shape?: Shape }): Tensor {
+  const { flat, shape } = flatten(data);
+  return fromBytes(encode(flat, options.dtype ?? 'f32'), { ...options, shape: options.shape ?? shape });
+}
+
+/** A tensor filled with one number. */
+export function full(shape: Shape, value: number, options: CreationOptions): Tensor {
+  const count = sizeOf(checkShape('full', shape));
+  return fromBytes(
+    encode(value === 0 ? new Uint8Array(0) : new Float64Array(count).fill(value), options.dtype ?? 'f32', count),
+    {
+      ...options,
+      shape,
+    },
+  );
+}
+
+export const zeros = (shape: Shape, options: CreationOptions): Tensor => full(shape, 0, options);
+export const ones = (shape: Shape, options: CreationOptions): Tensor => full(shape, 1, options);
+
+/** start, start + step, ... below end (f32 unless said otherwise). */
+export function arange(start: number, end: number, options: CreationOptions & { readonly step?: number }): Tensor {
+  const step = options.step ?? 1;
+  if (!(step !== 0 && Number.isFinite((end - start) / step)))
+    throw new RangeError(`arange: step must be a finite number other than 0: got ${step}.`);
+  const count = Math.max(0, Math.ceil((end - start) / step));
+  return tensor(
+    Float64Array.from({ length: count }, (_, i) => start + i * step),
+    options,
+  );
+}
+
+/** Standard normals scaled to `mean` and `std`; made on the CPU, so equal bits on every backend. */
+export function normal(
+  shape: Shape,
+  options: CreationOptions & { readonly key: RandomKey; readonly mean?: number; readonly std?: number },
+): Tensor {
+  const { key, mean = 0, std = 1 } = options;
+  return tensor(
+    normalsOf(sizeOf(checkShape('normal', shape)), key).map((z) => z * std + mean),
+    { ...options, shape },
+  );
+}
+
+/** Uniforms in [low, high) from 24 random bits each. */
+export function uniform(
+  shape: Shape,
+  options: CreationOptions & { readonly key: RandomKey; readonly low?: number; readonly high?: number },
+): Tensor {
+  const { key, low = 0, high = 1 } = options;
+  const count = sizeOf(checkShape('uniform', shape));
+  return tensor(
+    Float64Array.from({ length: count }, (_, i) => low + (high - low) * key.uniform(i)),
+    { ...options, shape },
+  );
+}
+
+/** 0 .. n-1 in random order, as i32. */
+export function permutation(n: number, options: { readonly backend: Backend; readonly key: RandomKey }): Tensor {
+  return tensor(permutationOf(n, options.key), { backend: options.backend, dtype: 'i32' });
+}

@@ -1,0 +1,250 @@
+/** Cross-entropy over logits, and fused with the last linear so that full logits never exist. */
+import { edgesFor, noGrad, type Rule } from '../autograd.ts';
+import { tensor, zeros } from '../creation.ts';
+import { ShapeError } from '../errors.ts';
+import { defineOp, record } from '../op.ts';
+import { scope } from '../scope.ts';
+import { showShape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+
+export interface CrossEntropyAttributes {
+  /** Rows with this label count nothing; PyTorch's default -100. */
+  readonly ignoreIndex: number;
+  /** Mixes the target with the uniform distribution (Szegedy et al. 2016; torch's label_smoothing). */
+  readonly labelSmoothing: number;
+}
+
+/** 1 where the row counts, as f32 [t]. */
+const counts = (labels: Tensor, ignoreIndex: number): Tensor => labels.ne(ignoreIndex).cast('f32');
+
+/** Log-probability of each row's label, and of all tokens on average; rows to ignore read token 0 and are masked by the caller. */
+function parts(logits: Tensor, labels: Tensor, { ignoreIndex }: CrossEntropyAttributes) {
+  const logp = logits.logSoftmax(-1);
+  const safe = labels.eq(ignoreIndex).where(0, labels);
+  const picked = logp.gather(safe.reshape([labels.size, 1]), 1).reshape([labels.size]);
+  return { logp, picked };
+}
+
+/** Loss of each row [t], 0 where ignored: -(1 - s) log p[label] - s mean(log p). */
+export const crossEntropyOp = defineOp<'logits' | 'labels', CrossEntropyAttributes>({
+  name: 'crossEntropy',
+  inputs: ['logits', 'labels'],
+  shape: ({ logits, labels }, { labelSmoothing }) => {
+    if (
+      logits.shape.length !== 2 ||
+      labels.shape.length !== 1 ||
+      labels.shape[0] !== logits.shape[0] ||
+      labels.dtype !== 'i32'
+    )
+      throw new ShapeError(
+        `crossEntropy: logits must be [t, v] and labels [t] i32: got ${showShape(logits.shape)} and ${showShape(labels.shape)} ${labels.dtype}.`,
+      );
+    if (!(labelSmoothing >= 0 && labelSmoothing < 1))
+      throw new RangeError(`crossEntropy: labelSmoothing must be in [0, 1): got ${labelSmoothing}.`);
+    return { shape: labels.shape, dtype: logits.dtype === 'f64' ? 'f64' : 'f32' };
+  },
+  compose: ({ logits, labels }, attributes) => {
+    const { logp, picked } = parts(logits, labels, attributes);
+    const s = attributes.labelSmoothing;
+    const smooth = s === 0 ? picked : picked.mul(1 - s).add(logp.mean(-1).mul(s));
+    return labels.eq(attributes.ignoreIndex).where(0, smooth.neg());
+  },
+  gradient: {
+    logits: {
+      saves: ['logits', 'labels'],
+      rule: ({ grad, saved, attributes }) =>
+        crossEntropyGradOp.apply({ grad, logits: saved.logits!, labels: saved.labels! }, attributes)[0]!,
+    },
+  },
+  samples: [
+    {
+      inputs: { logits: { shape: [4, 7] }, labels: { shape: [4], dtype: 'i32', values: [1, -100, 6, 0] } },
+      attributes: { ignoreIndex: -100, labelSmoothing: 0 },
+    },
+    {
+      inputs: { logits: { shape: [3, 5] }, labels: { shape: [3], dtype: 'i32', values: [4, 2, -100] } },
+      attributes: { ignoreIndex: -100, labelSmoothing: 0.1 },
+    },
+  ],
+  errors: [
+    {
+      inputs: { logits: { shape: [4, 7] }, labels: { shape: [3], dtype: 'i32' } },
+      attributes: { ignoreIndex: -100, labelSmoothing: 0 },
+      message: 'labels [t] i32',
+    },
+  ],
+});
+
+/** (softmax(logits) - target) * grad of each row, 0 where ignored. */
+export const crossEntropyGradOp = defineOp<'grad' | 'logits' | 'labels', CrossEntropyAttributes>({
+  name: 'crossEntropyGrad',
+  inputs: ['grad', 'logits', 'labels'],
+  shape: ({ grad, logits }) => ({ shape: logits.shape, dtype: grad.dtype }),
+  compose: ({ grad, logits, labels }, { ignoreIndex, labelSmoothing: s }) => {
+    const [t, v] = logits.shape as [number, number];
+    const places = tensor(
+      Int32Array.from({ length: v }, (_, i) => i),
+      { backend: logits.backend, dtype: 'i32' },
+    );
+    const hit = labels.reshape([t, 1]).eq(places).cast(grad.dtype);
+    const target = s === 0 ? hit : hit.mul(1 - s).add(s / v);
+    return logits
+      .softmax(-1)
+      .sub(target)
+      .mul(grad.mul(counts(labels, ignoreIndex)).reshape([t, 1]));
+  },
+  samples: [
+    {
+      inputs: {
+        grad: { shape: [4] },
+        logits: { shape: [4, 7] },
+        labels: { shape: [4], dtype: 'i32', values: [1, -100, 6, 0] },
+      },
+      attributes: { ignoreIndex: -100, labelSmoothing: 0.1 },
+    },
+  ],
+});
+
+export interface CrossEntropyOptions extends Partial<CrossEntropyAttributes> {
+  /** 'mean' divides by the number of rows that count (torch's mean). Default 'mean'. */
+  readonly reduction?: 'none' | 'sum' | 'mean';
+}
+
+/** Cross-entropy of logits [t, v] against labels [t] (i32): a scalar, or [t] with reduction 'none'. All rows ignored: mean gives NaN in PyTorch, 0 here. */
+export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
+  const { ignoreIndex = -100, labelSmoothing = 0, reduction = 'mean' } = options;
+  const rows = crossEntropyOp.apply({ logits, labels }, { ignoreIndex, labelSmoothing })[0]!;
+  if (reduction === 'none') return rows;
+  const sum = rows.sum();
+  return reduction === 'sum' ? sum : sum.div(counts(labels, ignoreIndex).sum().maximum(1));
+}
+
+export interface LinearCrossEntropyOptions extends Partial<CrossEntropyAttributes> {
+  /** The sum of losses is divided by this (default: the number of rows that count). Accumulation passes the window's count. */
+  readonly normalizer?: number;
+  /** Rows of logits that exist at a time. Default 256. */
+  readonly chunkRows?: number;
+}
+
+/**
+ * crossEntropy(hidden @ weight^T, labels) without the full logits: rows that count are gathered, their logits made chunk
+ * by chunk, and the gradients computed in the same pass (as Liger Kernel's fused linear cross-entropy does), so nothing
+ * of size [t, v] is kept. hidden [t, d], weight [v, d], labels on the host. Returns the scalar loss.
+ */
+export function linearCrossEntropy(
+  hidden: Tensor,
+  weight: Tensor,
+  labels: Int32Array | readonly number[],
+  options: LinearCrossEntropyOptions = {},
+): Tensor {
+  const { ignoreIndex = -100, labelSmoothing = 0, chunkRows = 256 } = options;
+  const op = 'linearCrossEntropy';
+  if (
+    hidden.rank !== 2 ||
+    weight.rank !== 2 ||
+    hidden.shape[1] !== weight.shape[1] ||
+    labels.length !== hidden.shape[0]
+  )
+    throw new ShapeError(
+      `${op}: hidden must be [t, d], weight [v, d], labels [t]: got ${showShape(hidden.shape)}, ${showShape(weight.shape)}, [${labels.length}].`,
+    );
+  const rows: number[] = [];
+  for (let i = 0; i < labels.length; i++) {
+    const label = labels[i]!;
+    if (label === ignoreIndex) continue;
+    if (!(Number.isInteger(label) && label >= 0 && label < weight.shape[0]!))
+      throw new RangeError(
+        `${op}: labels must be ${ignoreIndex} or in 0 .. ${weight.shape[0]! - 1}: got ${label} at row ${i}.`,
+      );
+    rows.push(i);
+  }
+  const normalizer = options.normalizer ?? Math.max(1, rows.length);
+  const edges = edgesFor([hidden, weight]);
+  const wants = { hidden: Boolean(edges?.[0]), weight: Boolean(edges?.[1]) };
+  const attributes = { ignoreIndex, labelSmoothing };
+  const { loss, saved } = noGrad(() =>
+    chunkedLoss(hidden, weight, labels, rows, { normalizer, chunkRows, attributes, wants }),
+  );
+  if (!edges) return loss;
+  const rules: Rule[] = ['hidden', 'weight'].map((name, i) =>
+    edges[i] ? ({ grads, saved: s }) => s[name]!.mul(grads[0]!) : null,
+  );
+  const made = record({ op, edges, inputShapes: [hidden.shape, weight.shape], outputShapes: [[]], rules, saved }, [
+    loss,
+  ])[0]!;
+  for (const t of Object.values(saved)) t.dispose();
+  return made;
+}
+
+interface ChunkPlan {
+  readonly normalizer: number;
+  readonly chunkRows: number;
+  readonly attributes: CrossEntropyAttributes;
+  readonly wants: { readonly hidden: boolean; readonly weight: boolean };
+}
+
+function chunkedLoss(
+  hidden: Tensor,
+  weight: Tensor,
+  labels: ArrayLike<number>,
+  rows: readonly number[],
+  plan: ChunkPlan,
+) {
+  const { backend } = hidden;
+  const dtype = hidden.dtype === 'f64' ? ('f64' as const) : ('f32' as const);
+  return scope(() => {
+    let loss = zeros([], { backend, dtype });
+    let gradWeight: Tensor | null = plan.wants.weight ? zeros(weight.shape, { backend, dtype }) : null;
+    const gradRows: Tensor[] = [];
+    for (let start = 0; start < rows.length; start += plan.chunkRows) {
+      const chunk = rows.slice(start, start + plan.chunkRows);
+      const next = scope(() => {
+        const h = hidden.indexSelect(tensor(chunk, { backend, dtype: 'i32' }), 0);
+        const y = tensor(
+          chunk.map((r) => labels[r]!),
+          { backend, dtype: 'i32' },
+        );
+        const logits = h.matmul(weight, { transposeB: true });
+        const total = crossEntropyOp
+          .apply({ logits, labels: y }, plan.attributes)[0]!
+          .sum()
+          .mul(1 / plan.normalizer)
+          .add(loss);
+        if (!plan.wants.hidden && !plan.wants.weight) return { total };
+        const each = zeros([chunk.length], { backend, dtype }).add(1 / plan.normalizer);
+        const g = crossEntropyGradOp.apply({ grad: each, logits, labels: y }, plan.attributes)[0]!;
+        return {
+          total,
+          hidden: plan.wants.hidden ? g.matmul(weight) : null,
+          weight: gradWeight && g.matmul(h, { transposeA: true }).add(gradWeight),
+        };
+      });
+      loss.dispose();
+      loss = next.total;
+      if (next.hidden) gradRows.push(next.hidden);
+      if (next.weight) {
+        gradWeight?.dispose();
+        gradWeight = next.weight;
+      }
+    }
+    const saved: Record<string, Tensor> = {};
+    if (plan.wants.hidden) saved.hidden = spreadRows(gradRows, rows, hidden, dtype);
+    if (gradWeight) saved.weight = gradWeight;
+    return { loss, saved };
+  });
+}
+
+/** Gradients of the rows that count, at their places among zeros: [t, d]. */
+function spreadRows(parts: readonly Tensor[], rows: readonly number[], hidden: Tensor, dtype: 'f32' | 'f64'): Tensor {
+  const { backend } = hidden;
+  const [t, d] = hidden.shape as [number, number];
+  if (parts.length === 0) return zeros([t, d], { backend, dtype });
+  const all = parts[0]!.concat(parts.slice(1), 0);
+  if (rows.length === t) return all;
+  // Row r of the result is row places[r] of the joined rows, or the zero row behind them.
+  const places = new Int32Array(t).fill(rows.length);
+  rows.forEach((r, i) => {
+    places[r] = i;
+  });
+  return all.pad(0, 0, 1).indexSelect(tensor(places, { backend, dtype: 'i32' }), 0);
+}

@@ -1,0 +1,156 @@
+/** softmax, logSoftmax, rmsNorm, layerNorm: each a composition first; kernels of the same name are tested against it. */
+
+import { isFloat, promote } from '../dtype.ts';
+import { ShapeError } from '../errors.ts';
+import { defineOp } from '../op.ts';
+import { normalizeAxis, sameShape, showShape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+
+const rows = [
+  { inputs: { x: { shape: [3, 7], low: -5, high: 5 } } },
+  { inputs: { x: { shape: [2, 2, 33], low: -50, high: 50 } } },
+  { inputs: { x: { shape: [4, 1] } } },
+];
+const same = ({ x }: { readonly x: { readonly shape: readonly number[]; readonly dtype: 'f32' | string } }) => ({
+  shape: x.shape,
+  dtype: (isFloat(x.dtype as 'f32') ? x.dtype : 'f32') as 'f32',
+});
+const keep = { keepDims: true };
+
+/** exp(x) / sum(exp(x)) along the last axis, shifted by the maximum so that nothing overflows. */
+export const softmaxOp = defineOp({
+  name: 'softmax',
+  inputs: ['x'],
+  shape: same,
+  compose: ({ x }) => {
+    const e = x.sub(x.max(-1, keep)).exp();
+    return e.div(e.sum(-1, keep));
+  },
+  gradient: {
+    x: { saves: ['out0'], rule: ({ grad, saved }) => softmaxGradOp.apply({ grad, out: saved.out0! }, {})[0]! },
+  },
+  samples: rows,
+});
+
+/** out * (grad - sum(grad * out)). */
+export const softmaxGradOp = defineOp({
+  name: 'softmaxGrad',
+  inputs: ['grad', 'out'],
+  shape: ({ grad }) => ({ shape: grad.shape, dtype: grad.dtype }),
+  compose: ({ grad, out }) => out.mul(grad.sub(grad.mul(out).sum(-1, keep))),
+  samples: [{ inputs: { grad: { shape: [3, 9] }, out: { shape: [3, 9], low: 0, high: 1 } } }],
+});
+
+/** x - max - log(sum(exp(x - max))) along the last axis. */
+export const logSoftmaxOp = defineOp({
+  name: 'logSoftmax',
+  inputs: ['x'],
+  shape: same,
+  compose: ({ x }) => {
+    const shifted = x.sub(x.max(-1, keep));
+    return shifted.sub(shifted.exp().sum(-1, keep).log());
+  },
+  gradient: {
+    x: { saves: ['out0'], rule: ({ grad, saved }) => grad.sub(saved.out0!.exp().mul(grad.sum(-1, keep))) },
+  },
+  samples: rows,
+});
+
+const alongLast = (x: Tensor, axis: number, op: string, apply: (x: Tensor) => Tensor): Tensor => {
+  const a = normalizeAxis(op, axis, x.rank);
+  return a === x.rank - 1 ? apply(x) : apply(x.transpose(a, -1)).transpose(a, -1);
+};
+export const softmax = (x: Tensor, axis = -1): Tensor =>
+  alongLast(x, axis, 'softmax', (t) => softmaxOp.apply({ x: t }, {})[0]!);
+export const logSoftmax = (x: Tensor, axis = -1): Tensor =>
+  alongLast(x, axis, 'logSoftmax', (t) => logSoftmaxOp.apply({ x: t }, {})[0]!);
+
+interface Epsilon {
+  readonly eps: number;
+}
+
+const checkWeight = (op: string, x: { shape: readonly number[] }, ...weights: { shape: readonly number[] }[]): void => {
+  for (const w of weights)
+    if (!sameShape(w.shape, x.shape.slice(-1)))
+      throw new ShapeError(
+        `${op}: weight and bias must be ${showShape(x.shape.slice(-1))}: got ${showShape(w.shape)}.`,
+      );
+};
+const normSamples = [
+  { inputs: { x: { shape: [3, 8] }, weight: { shape: [8] } }, attributes: { eps: 1e-5 } },
+  { inputs: { x: { shape: [2, 3, 33] }, weight: { shape: [33] } }, attributes: { eps: 1e-6 } },
+];
+const normErrors = [
+  { inputs: { x: { shape: [3, 8] }, weight: { shape: [7] } }, attributes: { eps: 1e-5 }, message: 'must be [8]' },
+];
+
+/** x * rsqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019; transformers' Phi3RMSNorm). */
+export const rmsNormOp = defineOp<'x' | 'weight', Epsilon>({
+  name: 'rmsNorm',
+  inputs: ['x', 'weight'],
+  shape: ({ x, weight }) => {
+    checkWeight('rmsNorm', x, weight);
+    return { shape: x.shape, dtype: promote(x.dtype, weight.dtype) };
+  },
+  compose: ({ x, weight }, { eps }) => x.mul(x.mul(x).mean(-1, keep).add(eps).rsqrt()).mul(weight),
+  gradient: {
+    x: {
+      saves: ['x', 'weight'],
+      rule: ({ grad, saved, attributes }) =>
+        rmsNormGradOp.apply({ grad, x: saved.x!, weight: saved.weight! }, attributes)[0]!,
+    },
+    weight: {
+      saves: ['x'],
+      rule: ({ grad, saved, attributes: { eps } }) => {
+        const x = saved.x!;
+        return grad.mul(x.mul(x.mul(x).mean(-1, keep).add(eps).rsqrt()));
+      },
+    },
+  },
+  samples: normSamples,
+  errors: normErrors,
+});
+
+/** With g = grad * weight and s = rsqrt(mean(x^2) + eps): s * g - x * s^3 * mean(g * x). */
+export const rmsNormGradOp = defineOp<'grad' | 'x' | 'weight', Epsilon>({
+  name: 'rmsNormGrad',
+  inputs: ['grad', 'x', 'weight'],
+  shape: ({ x, grad }) => ({ shape: x.shape, dtype: grad.dtype }),
+  compose: ({ grad, x, weight }, { eps }) => {
+    const g = grad.mul(weight);
+    const s = x.mul(x).mean(-1, keep).add(eps).rsqrt();
+    return g.mul(s).sub(x.mul(s.mul(s).mul(s).mul(g.mul(x).mean(-1, keep))));
+  },
+  samples: [
+    { inputs: { grad: { shape: [3, 8] }, x: { shape: [3, 8] }, weight: { shape: [8] } }, attributes: { eps: 1e-5 } },
+  ],
+});
+
+export const rmsNorm = (x: Tensor, weight: Tensor, eps: number): Tensor => rmsNormOp.apply({ x, weight }, { eps })[0]!;
+
+/** (x - mean) * rsqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016; biased variance). */
+export const layerNormOp = defineOp<'x' | 'weight' | 'bias', Epsilon>({
+  name: 'layerNorm',
+  inputs: ['x', 'weight', 'bias'],
+  shape: ({ x, weight, bias }) => {
+    checkWeight('layerNorm', x, weight, bias);
+    return { shape: x.shape, dtype: promote(x.dtype, weight.dtype) };
+  },
+  compose: ({ x, weight, bias }, { eps }) => {
+    const centered = x.sub(x.mean(-1, keep));
+    return centered.mul(centered.mul(centered).mean(-1, keep).add(eps).rsqrt()).mul(weight).add(bias);
+  },
+  samples: [
+    { inputs: { x: { shape: [3, 9] }, weight: { shape: [9] }, bias: { shape: [9] } }, attributes: { eps: 1e-5 } },
+  ],
+  errors: [
+    {
+      inputs: { x: { shape: [3, 9] }, weight: { shape: [9] }, bias: { shape: [3] } },
+      attributes: { eps: 1e-5 },
+      message: 'must be [9]',
+    },
+  ],
+});
+
+export const layerNorm = (x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor =>
+  layerNormOp.apply({ x, weight, bias }, { eps })[0]!;

@@ -1,0 +1,26 @@
+/** Every op there is, for tests, tables and backends. A new op is one line here. */
+import type { ElementwiseOp } from '../elementwise.ts';
+import type { Op } from '../op.ts';
+import { attentionGradOp, attentionOp } from './attention.ts';
+import * as elementwise from './elementwise.ts';
+import { gatherOp, indexAddOp, indexSelectOp, scatterAddOp } from './index-select.ts';
+import { concatOp, contiguousOp, padOp, permuteOp, sliceOp } from './layout.ts';
+import { crossEntropyGradOp, crossEntropyOp } from './loss.ts';
+import { matmulOp } from './matmul.ts';
+import { layerNormOp, logSoftmaxOp, rmsNormGradOp, rmsNormOp, softmaxGradOp, softmaxOp } from './normalize.ts';
+import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
+import { ropeOp } from './rope.ts';
+import { adamwUpdate, sgdUpdate, writeRowsOp } from './update.ts';
+
+/** Rows of the expression language. */
+export const elementwiseOps: readonly ElementwiseOp[] = Object.values(elementwise);
+
+/** Ops with a kernel or a composition of their own. */
+export const ops = [
+  contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, maxOp, argmaxOp, cumsumOp, matmulOp,
+  indexSelectOp, indexAddOp, gatherOp, scatterAddOp, softmaxOp, softmaxGradOp, logSoftmaxOp, rmsNormOp, rmsNormGradOp,
+  layerNormOp, ropeOp, attentionOp, attentionGradOp, crossEntropyOp, crossEntropyGradOp, writeRowsOp,
+] as unknown as readonly Op<string, Readonly<Record<string, unknown>>>[]; // biome-ignore format: a table
+
+/** Rows that write in place. */
+export const updates = [adamwUpdate, sgdUpdate] as const;

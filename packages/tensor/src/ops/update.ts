@@ -1,0 +1,87 @@
+/** Ops that write in place: optimizer steps and the key-value cache. */
+
+import { defineUpdate } from '../elementwise.ts';
+import { ShapeError } from '../errors.ts';
+import { scalar } from '../expression.ts';
+import { defineOp } from '../op.ts';
+import { showShape } from '../shape.ts';
+import type { Tensor } from '../tensor.ts';
+
+/**
+ * One AdamW step (Loshchilov and Hutter 2019; torch.optim.AdamW: decay before the step). `gradScale` multiplies the
+ * gradient (clipping); `correction1` = 1 - beta1^t, `correction2` = sqrt(1 - beta2^t).
+ */
+export const adamwUpdate = defineUpdate({
+  name: 'adamw',
+  inputs: ['param', 'grad', 'm', 'v'],
+  mutates: ['param', 'm', 'v'],
+  parameters: ['gradScale', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'correction1', 'correction2'],
+  forward: ({ param, grad, m, v, gradScale, lr, beta1, beta2, eps, weightDecay, correction1, correction2 }) => {
+    const g = grad.mul(gradScale);
+    const m1 = m.mul(beta1).add(g.mul(scalar(1).sub(beta1)));
+    const v1 = v.mul(beta2).add(g.mul(g).mul(scalar(1).sub(beta2)));
+    const decayed = param.mul(scalar(1).sub(lr.mul(weightDecay)));
+    const step = m1.div(correction1).div(v1.sqrt().div(correction2).add(eps));
+    return [decayed.sub(lr.mul(step)), m1, v1];
+  },
+});
+
+/** One SGD step with momentum (torch.optim.SGD, dampening 0): momentum buffer b = momentum * b + g + weightDecay * p. */
+export const sgdUpdate = defineUpdate({
+  name: 'sgd',
+  inputs: ['param', 'grad', 'momentum'],
+  mutates: ['param', 'momentum'],
+  parameters: ['gradScale', 'lr', 'decay', 'weightDecay'],
+  forward: ({ param, grad, momentum, gradScale, lr, decay, weightDecay }) => {
+    const g = grad.mul(gradScale).add(param.mul(weightDecay));
+    const b = momentum.mul(decay).add(g);
+    return [param.sub(lr.mul(b)), b];
+  },
+});
+
+export const writeRowsOp = defineOp<'target' | 'rows', { at: number }>({
+  name: 'writeRows',
+  inputs: ['target', 'rows'],
+  mutates: ['target'],
+  shape: ({ target, rows }, { at }) => {
+    const fits =
+      showShape(target.shape.slice(1)) === showShape(rows.shape.slice(1)) &&
+      at >= 0 &&
+      at + rows.shape[0]! <= target.shape[0]!;
+    if (!fits)
+      throw new ShapeError(
+        `writeRows: rows ${showShape(rows.shape)} at ${at} must fit into ${showShape(target.shape)}.`,
+      );
+    return { shape: target.shape, dtype: target.dtype };
+  },
+  reference: ([target, rows], [out], attributes) => {
+    out!.data.set(target!.data);
+    const inner = rows!.data.length / Math.max(1, rows!.shape[0]!);
+    out!.data.set(rows!.data, (attributes.at as number) * inner);
+  },
+  samples: [
+    {
+      inputs: { target: { shape: [5, 3], differentiable: false }, rows: { shape: [2, 3], differentiable: false } },
+      attributes: { at: 2 },
+    },
+    {
+      inputs: {
+        target: { shape: [4, 2, 3], dtype: 'f16', differentiable: false },
+        rows: { shape: [1, 2, 3], differentiable: false },
+      },
+      attributes: { at: 0 },
+    },
+  ],
+  errors: [
+    {
+      inputs: { target: { shape: [5, 3], differentiable: false }, rows: { shape: [2, 3], differentiable: false } },
+      attributes: { at: 4 },
+      message: 'must fit',
+    },
+  ],
+});
+
+/** Overwrites rows at .. at + n of a tensor, in place: how a key-value cache grows. */
+export function writeRows(target: Tensor, rows: Tensor, at: number): void {
+  for (const t of writeRowsOp.apply({ target, rows }, { at })) t.dispose();
+}
