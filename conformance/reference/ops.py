@@ -3,6 +3,7 @@
 from ops_elementwise import record_elementwise
 from ops_movement import record_movement
 from ops_network import record_network
+from ops_random import record_random
 from recording import Recording
 
 
@@ -10,3 +11,4 @@ def record(recording: Recording) -> None:
     record_elementwise(recording)
     record_movement(recording)
     record_network(recording)
+    record_random(recording)

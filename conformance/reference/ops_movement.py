@@ -12,6 +12,8 @@ def shapes(r: Recording) -> None:
     r.record("permute", "3d", {"x": r.uniform(2, 3, 4)}, lambda x: x.permute(2, 0, 1), {"axes": [2, 0, 1]})
     for axis in (0, 1, 2):
         r.record("slice", f"axis {axis}", {"x": r.uniform(4, 3, 5)}, lambda x, a=axis: x.narrow(a, 1, 2), {"axis": axis, "start": 1, "end": 3})
+    r.record("pad", "middle", {"x": r.uniform(2, 3, 2)}, lambda x: torch.nn.functional.pad(x, (0, 0, 2, 1)), {"axis": 1, "before": 2, "after": 1})
+    r.record("expand", "two axes", {"x": r.uniform(3, 1)}, lambda x: x.expand(2, 3, 4), {"shape": [2, 3, 4]}, products={"x": 8})
     r.record("split", "columns", {"x": r.uniform(3, 9)}, lambda x: dict(enumerate_outputs(x.split([4, 2, 3], -1))), {"sizes": [4, 2, 3], "axis": -1})
     r.record("split", "rows", {"x": r.uniform(5, 2)}, lambda x: dict(enumerate_outputs(x.split([2, 3], 0))), {"sizes": [2, 3], "axis": 0})
     for axis in (0, 1):

@@ -27,6 +27,9 @@ def matmuls(r: Recording) -> None:
     r.record("matmul", "batch by matrix", shared, lambda a, b: a @ b, products={"out": 4, "a": 5, "b": 6})
     whole = {"a": r.integers(33, 65, low=-8, high=9).float(), "b": r.integers(65, 17, low=-8, high=9).float()}
     r.record("matmul", "integers", whole, lambda a, b: a @ b, frozen=("a", "b"), tolerance=EXACT)
+    fused = {"a": r.normal(4, 9), "b": r.normal(6, 9), "u": r.normal(4, 3), "v": r.normal(6, 3), "bias": r.normal(6)}
+    r.record("matmul", "second pair and bias", fused, lambda a, b, u, v, bias: a @ b.mT + u @ v.mT + bias, {"transposeB": True},
+             products={"out": 13, "a": 6, "b": 4, "u": 6, "v": 4, "bias": 4})
     half = {"a": r.normal(4, 37), "b": r.normal(9, 37).bfloat16()}
     r.record("matmul", "bf16 weight", half, lambda a, b: a @ b.mT, {"transposeB": True}, frozen=("b",), products={"out": 37, "a": 9})
 
@@ -48,7 +51,8 @@ def norms(r: Recording) -> None:
 
 
 def rotate(x, cos, sin):
-    """transformers' apply_rotary_pos_emb on [t, h, e] with cos and sin [t, rotary]; columns past rotary pass through."""
+    """transformers' apply_rotary_pos_emb on [t, h, e] with cos and sin [t, rotary / 2]; columns past rotary pass through."""
+    cos, sin = torch.cat((cos, cos), -1), torch.cat((sin, sin), -1)
     rotary = cos.shape[-1]
     turned, rest = x[..., :rotary], x[..., rotary:]
     half = torch.cat((-turned[..., rotary // 2 :], turned[..., : rotary // 2]), -1)
@@ -59,20 +63,24 @@ def ropes(r: Recording) -> None:
     for label, tokens, heads, width, rotary in [("full", 5, 3, 8, 8), ("partial", 4, 2, 8, 6), ("one token", 1, 1, 2, 2), ("width 96", 3, 2, 96, 96)]:
         frequencies = 10000.0 ** (-torch.arange(0, rotary, 2).double() / rotary)
         angles = torch.arange(tokens).double()[:, None] * frequencies
-        angles = torch.cat((angles, angles), -1)
         inputs = {"x": r.normal(tokens, heads, width), "cos": angles.cos().float(), "sin": angles.sin().float()}
         r.record("rope", label, inputs, rotate, frozen=("cos", "sin"))
 
 
-def segment_mask(lengths, window, causal):
-    """True where query i may see key j: same segment, not later, at most `window` keys including itself."""
-    segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    at = torch.arange(sum(lengths))
-    seen = segment[:, None] == segment[None]
+def segment_mask(lengths, key_lengths, window, causal):
+    """True where query i may see key j: same segment, not later, at most `window` keys including itself.
+
+    With more keys than queries (a cache) the queries are the last tokens of their segment.
+    """
+    segments = torch.arange(len(lengths))
+    queries, keys = (torch.repeat_interleave(segments, torch.tensor(n)) for n in (lengths, key_lengths))
+    query_at = torch.cat([torch.arange(m - n, m) for n, m in zip(lengths, key_lengths)])[:, None]
+    key_at = torch.cat([torch.arange(m) for m in key_lengths])[None]
+    seen = queries[:, None] == keys[None]
     if causal:
-        seen &= at[None] <= at[:, None]
+        seen &= key_at <= query_at
     if window is not None:
-        seen &= at[None] > at[:, None] - window
+        seen &= key_at > query_at - window
     return seen
 
 
@@ -88,15 +96,19 @@ def attentions(r: Recording) -> None:
              ("segments, window", [5, 4, 2],    4, 2, 6,  2,      None, True),
              ("scale",            [5],          2, 2, 4,  None,   0.3,  True),
              ("width 96",         [19, 14],     2, 1, 96, 11,     None, True),
-             ("both directions",  [5, 3],       2, 2, 4,  None,   None, False)]
+             ("both directions",  [5, 3],       2, 2, 4,  None,   None, False),
+             ("cache",            [1, 2],       2, 1, 4,  None,   None, True),
+             ("cache, window",    [2, 1],       2, 2, 4,  3,      None, True)]
     for label, lengths, heads, kv_heads, width, window, scale, causal in cases:
-        tokens, mask = sum(lengths), segment_mask(lengths, window, causal)
-        inputs = {"q": r.normal(tokens, heads, width), "k": r.normal(tokens, kv_heads, width), "v": r.normal(tokens, kv_heads, width)}
+        key_lengths = [5, 6] if label.startswith("cache") else lengths
+        tokens, mask = sum(key_lengths), segment_mask(lengths, key_lengths, window, causal)
+        inputs = {"q": r.normal(sum(lengths), heads, width), "k": r.normal(tokens, kv_heads, width), "v": r.normal(tokens, kv_heads, width)}
         def attend(q, k, v, mask=mask, scale=scale, groups=heads // kv_heads):
             k, v = (x.repeat_interleave(groups, 1).transpose(0, 1) for x in (k, v))
             out = F.scaled_dot_product_attention(q.transpose(0, 1), k, v, attn_mask=mask, scale=scale)
             return out.transpose(0, 1)
         attributes = {"lengths": lengths, "causal": causal}
+        attributes |= {} if key_lengths is lengths else {"keyLengths": key_lengths}
         attributes |= {} if window is None else {"slidingWindow": window}
         attributes |= {} if scale is None else {"scale": scale}
         r.record("attention", label, inputs, attend, attributes)
@@ -112,16 +124,16 @@ def losses(r: Recording) -> None:
         targets = labels.clamp(min=0) if "ignoreIndex" in attributes else labels
         entropy = lambda logits, labels, a=arguments: F.cross_entropy(logits, labels, **a)  # noqa: E731
         r.record("crossEntropy", label, {"logits": r.normal(6, 7, std=3), "labels": targets}, entropy, attributes)
+        if attributes.get("reduction") == "none":
+            continue
+        # The fused op has no reduction: it divides the sum by a normalizer, by default the rows that count (the mean).
+        attributes = {k: v for k, v in attributes.items() if k != "reduction"} | ({"normalizer": 1} if "reduction" in attributes else {})
         fused = lambda hidden, weight, labels, a=arguments: F.cross_entropy(hidden @ weight.mT, labels, **a)  # noqa: E731
         inputs = {"hidden": r.normal(6, 5), "weight": r.normal(7, 5), "labels": targets}
         r.record("linearCrossEntropy", label, inputs, fused, attributes)
     wide = {"hidden": r.normal(67, 9), "weight": r.normal(301, 9), "labels": torch.where(r.integers(67, high=3) > 0, r.integers(67, high=301), -100)}
-    r.record("linearCrossEntropy", "several chunks", wide, lambda hidden, weight, labels: F.cross_entropy(hidden @ weight.mT, labels))
-    r.record("crossEntropy", "large logits", {"logits": r.normal(3, 130, std=60), "labels": torch.tensor([0, 129, 64])}, F_cross_entropy)
-
-
-def F_cross_entropy(logits, labels):
-    return F.cross_entropy(logits, labels)
+    r.record("linearCrossEntropy", "several chunks", wide, lambda hidden, weight, labels: F.cross_entropy(hidden @ weight.mT, labels), {"chunkRows": 16})
+    r.record("crossEntropy", "large logits", {"logits": r.normal(3, 130, std=60), "labels": torch.tensor([0, 129, 64])}, lambda logits, labels: F.cross_entropy(logits, labels))
 
 
 def convolutions(r: Recording) -> None:
