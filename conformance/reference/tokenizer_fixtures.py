@@ -1,4 +1,4 @@
-"""Records what Hugging Face's Python libraries make of texts and chats: packages/tokenizer/src/fixtures/*.json.
+"""Records what Hugging Face's Python libraries make of texts and chats: packages/tokenizer/src/recordings/*.json.
 
 Versions: tokenizers 0.23.3, transformers 5.23.0, trl 1.16.0. Usage, from the repository root:
 
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerFast
 import trl
 
 root = pathlib.Path(__file__).resolve().parents[2]
-fixtures = root / "packages/tokenizer/src/fixtures"
+fixtures = root / "packages/tokenizer/src/recordings"
 shared = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else root.parent / "shared/data")
 templates = pathlib.Path(trl.__file__).parent / "chat_templates"
 

@@ -44,13 +44,15 @@ const startsWithWord = new RegExp(`^${word}`, 'u');
 /** Finds added tokens in text; `pattern` of a token defaults to its content (the normalized ones pass their normalized form). */
 export class AddedTokenSplitter {
   readonly #byPattern: ReadonlyMap<string, AddedToken>;
+  /** Longest first: alternation takes the first that fits, which makes it leftmost-longest as in the Aho-Corasick search. */
+  readonly #patterns: readonly string[];
   readonly #search: RegExp | undefined;
 
   constructor(tokens: Iterable<readonly [pattern: string, token: AddedToken]>) {
     this.#byPattern = new Map([...tokens].filter(([pattern]) => pattern.length > 0));
-    // Longest first: alternation takes the first that fits, which makes it leftmost-longest as in the Aho-Corasick search.
-    const patterns = [...this.#byPattern.keys()].sort((a, b) => b.length - a.length).map((text) => RegExp.escape(text));
-    this.#search = patterns.length > 0 ? new RegExp(patterns.join('|'), 'gu') : undefined;
+    this.#patterns = [...this.#byPattern.keys()].sort((a, b) => b.length - a.length);
+    const alternatives = this.#patterns.map((text) => RegExp.escape(text)).join('|');
+    this.#search = this.#patterns.length > 0 ? new RegExp(alternatives, 'gu') : undefined;
   }
 
   /** True if some token's text occurs anywhere in `text`. */
@@ -91,13 +93,23 @@ export class AddedTokenSplitter {
     if (this.#search === undefined) return;
     const search = new RegExp(this.#search);
     for (let match = search.exec(text); match !== null; match = search.exec(text)) {
-      const token = this.#byPattern.get(match[0])!;
+      const longest = match[0];
       const start = match.index;
-      const end = start + match[0].length;
-      const isWord = !token.singleWord || standsAlone(text, start, end);
-      if (isWord && accepts(token, start, end)) yield { token, start, end };
-      // A refused look-alike may overlap a real token: go on one character later, not after it.
-      else if (isWord) search.lastIndex = start + 1;
+      const token = this.#byPattern.get(longest)!;
+      if (accepts(token, start, search.lastIndex)) {
+        if (!token.singleWord || standsAlone(text, start, search.lastIndex))
+          yield { token, start, end: search.lastIndex };
+        continue;
+      }
+      // A refused look-alike may begin with a real token, or overlap one: try what is shorter, then one character later.
+      const shorter = this.#patterns.find(
+        (pattern) =>
+          pattern.length < longest.length &&
+          text.startsWith(pattern, start) &&
+          accepts(this.#byPattern.get(pattern)!, start, start + pattern.length),
+      );
+      search.lastIndex = start + (shorter?.length ?? 1);
+      if (shorter !== undefined) yield { token: this.#byPattern.get(shorter)!, start, end: search.lastIndex };
     }
   }
 }

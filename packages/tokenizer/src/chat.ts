@@ -46,9 +46,9 @@ export interface ChatInput {
 /**
  * Renders a chat and traces each message text to its place in the result.
  *
- * The chat is rendered twice, plainly and with marks around every text. Marks stand inside the outer white space, so a template may trim;
- * the traced rendering counts only if it equals the plain one once the marks are taken out. A template that cuts or compares texts
- * can fail that. Then only the places inside texts that spell a special token are marked: the rendering stays safe, and what the assistant said
+ * The chat is rendered twice, plainly and with marks around every text, which counts only if it equals the plain rendering once the marks
+ * are taken out. If the template trims, it does not, and marks inside the outer white space are tried. A template that cuts or
+ * compares texts can fail that too. Then only the places inside texts that spell a special token are marked: the rendering stays safe, and what the assistant said
  * is not known (`assistant: undefined`).
  *
  * @throws {TemplateError} if neither succeeds, or as {@link ChatTemplate.render}
@@ -68,8 +68,12 @@ export function renderChat(template: ChatTemplate, input: ChatInput, addedTokens
     });
     return readMarks(marked, marks, text, needsPairs);
   };
-  const traced = attempt(() => renderMarked((value, isAssistant) => enclose(value, isAssistant, marks), true));
-  if (traced !== undefined) return traced;
+  for (const keepsOuterSpace of [true, false]) {
+    const traced = attempt(() =>
+      renderMarked((value, isAssistant) => enclose(value, isAssistant, keepsOuterSpace, marks), true),
+    );
+    if (traced !== undefined) return traced;
+  }
   const guarded = attempt(() => renderMarked((value) => splitLookAlikes(value, addedTokens, marks.close), false));
   if (guarded !== undefined) return { ...guarded, assistant: undefined };
   throw new TemplateError(
@@ -135,18 +139,13 @@ function mapTexts(value: unknown, change: (text: string) => string): unknown {
   );
 }
 
-function enclose(text: string, isAssistant: boolean, marks: Marks): string {
-  const lead = text.length - text.trimStart().length;
-  const core = text.trim();
+function enclose(text: string, isAssistant: boolean, keepsOuterSpace: boolean, marks: Marks): string {
+  const core = keepsOuterSpace ? text : text.trim();
   // Phi-3.5 leaves an empty system turn out: a mark would make it true. An empty answer still has an end to learn.
   if (core === '' && !isAssistant) return text;
-  return (
-    text.slice(0, lead) +
-    (isAssistant ? marks.assistant : marks.content) +
-    core +
-    marks.close +
-    text.slice(lead + core.length)
-  );
+  const lead = keepsOuterSpace ? 0 : text.length - text.trimStart().length;
+  const open = isAssistant ? marks.assistant : marks.content;
+  return text.slice(0, lead) + open + core + marks.close + text.slice(lead + core.length);
 }
 
 function splitLookAlikes(text: string, addedTokens: AddedTokenSplitter, mark: string): string {

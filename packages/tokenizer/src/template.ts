@@ -19,6 +19,7 @@ const defaultLimits: TemplateLimits = {
   maxElapsedMs: 5_000,
 };
 const maxSourceChars = 1_000_000;
+const maxDepth = 500;
 
 /** A chat template cannot be read, went over a limit, or refused the chat (`raise_exception`; then `raised` is true and the message is its own). */
 export class TemplateError extends Error {
@@ -35,6 +36,7 @@ class BoundedInterpreter extends Interpreter {
   readonly #limits: TemplateLimits;
   readonly #deadline: number;
   #steps = 0;
+  #depth = 0;
   #nextClockCheck = 10_000;
 
   constructor(environment: Environment, limits: TemplateLimits) {
@@ -45,7 +47,18 @@ class BoundedInterpreter extends Interpreter {
 
   override evaluate(node: TemplateNode, environment: Environment): TemplateValue {
     this.#spend(1);
-    const result = super.evaluate(node, environment);
+    // Before the stack overflows: the library's variable look-up would take that error for an unknown variable.
+    if (this.#depth >= maxDepth) throw overLimit('nesting', 'levels', maxDepth);
+    this.#depth++;
+    try {
+      return this.#charge(super.evaluate(node, environment));
+    } finally {
+      // Also when `break` or `continue` leave by an exception.
+      this.#depth--;
+    }
+  }
+
+  #charge(result: TemplateValue): TemplateValue {
     const { value } = result;
     if (typeof value === 'string') {
       if (value.length > this.#limits.maxChars) throw overLimit('a string', 'characters', this.#limits.maxChars);

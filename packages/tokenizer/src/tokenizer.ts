@@ -105,6 +105,8 @@ class PipelineTokenizer implements Tokenizer {
   readonly #controlTokens: AddedTokenSplitter;
   readonly #specialIds: ReadonlySet<number>;
   readonly #controlIds: ReadonlySet<number>;
+  /** What the decoder is given for an added token that is looked for in normalized text: "▁bird", as Python does, not "bird". */
+  readonly #normalizedContents: ReadonlyMap<number, string>;
   readonly #affixes: { prefix: number[]; suffix: number[] };
   readonly #textOf: TokenTextDecoder;
 
@@ -130,7 +132,10 @@ class PipelineTokenizer implements Tokenizer {
     const normalized = this.addedTokens.filter((token) => token.normalized && this.#library.normalizer !== null);
     const raw = this.addedTokens.filter((token) => !normalized.includes(token));
     this.#inRawText = new AddedTokenSplitter(raw.map((token) => [token.content, token]));
-    this.#inNormalizedText = new AddedTokenSplitter(normalized.map((token) => [this.#normalize(token.content), token]));
+    this.#normalizedContents = new Map(normalized.map(({ id, content }) => [id, this.#normalize(content)]));
+    this.#inNormalizedText = new AddedTokenSplitter(
+      normalized.map((token) => [this.#normalizedContents.get(token.id)!, token]),
+    );
     const control = this.addedTokens.filter((token) => token.control);
     this.#controlTokens = new AddedTokenSplitter(control.map((token) => [token.content, token]));
     this.#controlIds = new Set(control.map(({ id }) => id).filter((id) => id !== this.#model.unk_token_id));
@@ -213,7 +218,7 @@ class PipelineTokenizer implements Tokenizer {
   #shownTokens(ids: readonly number[], skipSpecialTokens: boolean): string[] {
     return ids
       .filter((id) => !(skipSpecialTokens && this.#specialIds.has(id)))
-      .map((id) => this.idToToken(id))
+      .map((id) => this.#normalizedContents.get(id) ?? this.idToToken(id))
       .filter((token) => token !== undefined);
   }
 
