@@ -34,6 +34,8 @@ export class FunctionBuilder {
   readonly params: Local[];
   readonly #locals: ValueType[] = [];
   readonly #code: number[] = [];
+  readonly #prologue: number[] = [];
+  readonly #hoisted = new Map<string, Local>();
   #depth = 0;
 
   constructor(params: readonly ValueType[]) {
@@ -59,6 +61,21 @@ export class FunctionBuilder {
 
   vector(initial?: Code<'v128'>): Local<'v128'> {
     return this.local('v128', initial);
+  }
+
+  /**
+   * A value computed once at the start of the function; equal bytes share a local. For constants: a vector constant
+   * inside a loop costs V8's pairing.
+   */
+  hoist<T extends ValueType>(value: Code<T>): Local<T> {
+    const key = value.bytes.join();
+    let local = this.#hoisted.get(key) as Local<T> | undefined;
+    if (!local) {
+      local = this.local(value.type);
+      this.#hoisted.set(key, local);
+      this.#prologue.push(...value.bytes, 0x21, ...unsignedLeb(local.index));
+    }
+    return local;
   }
 
   /** Appends statement bytes, such as those of `store`. */
@@ -175,9 +192,14 @@ export class FunctionBuilder {
   }
 
   body(): number[] {
-    const runs: number[][] = [];
-    for (const type of this.#locals) runs.push([1, typeByte[type]]);
-    return [...unsignedLeb(runs.length), ...runs.flat(), ...this.#code, 0x0b];
+    const runs: [count: number, type: ValueType][] = [];
+    for (const type of this.#locals) {
+      const last = runs.at(-1);
+      if (last?.[1] === type) last[0]++;
+      else runs.push([1, type]);
+    }
+    const locals = runs.flatMap(([count, type]) => [...unsignedLeb(count), typeByte[type]]);
+    return [...unsignedLeb(runs.length), ...locals, ...this.#prologue, ...this.#code, 0x0b];
   }
 }
 

@@ -245,6 +245,8 @@ export const i32x4 = {
   maxU: vectorBinary(0xb9),
   truncSatS: vectorUnary(0xf8),
   truncSatU: vectorUnary(0xf9),
+  /** Two f64 lanes to the two low integer lanes, the high ones zero. */
+  truncSatSDouble: vectorUnary(0xfc),
 };
 
 export const i16x8Extend = { lowS: vectorUnary(0x87), lowU: vectorUnary(0x89) };
@@ -284,6 +286,7 @@ export const f64x2 = {
   splat: (a: F64) => make('v128', a.bytes, simd(0x14)),
   extract: (a: V128, lane: number) => make('f64', a.bytes, simd(0x21), [lane]),
   promoteLow: vectorUnary(0x5f),
+  nearest: vectorUnary(0x94),
   add: vectorBinary(0xf0),
   sub: vectorBinary(0xf1),
   mul: vectorBinary(0xf2),

@@ -2,6 +2,7 @@
  * Work memory: one 32-bit WebAssembly memory that grows, and an allocator over it.
  * Blocks are 64-byte aligned and rounded up to 64 bytes, so a kernel may read a full vector past a tensor's last element.
  */
+import { OutOfMemoryError } from '@lorikeet/tensor';
 import type { MemoryShape } from './assembler.ts';
 
 const pageBytes = 65536;
@@ -10,11 +11,6 @@ const alignment = 64;
 const slackBytes = 32;
 /** Grow by at least this much: growing is a system call in every thread. */
 const growthBytes = 8 * 1024 * 1024;
-
-/** Thrown when a block does not fit; nothing has changed then. */
-export class OutOfMemoryError extends Error {
-  override name = 'OutOfMemoryError';
-}
 
 interface Block {
   address: number;

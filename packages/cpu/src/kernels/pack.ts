@@ -40,7 +40,7 @@ function packFunction(m: ModuleBuilder, width: number, dtype: FloatType, layout:
       return;
     }
     const k = f.int(0);
-    const groups = [];
+    const groups: number[] = [];
     for (let lane = 0; lane < width; lane += 4) groups.push(Math.min(4, width - lane));
     f.while(k, i32.and(count!, -4), 4, () => {
       const row = f.int(source!);

@@ -1,0 +1,23 @@
+import type { Call } from '@lorikeet/tensor';
+import type { ModuleBuilder } from './assembler.ts';
+import type { Features } from './kernels/lanes.ts';
+import type { Task, Team } from './team.ts';
+
+/** A hand-written kernel for one op. */
+export interface Kernel {
+  /** Whether it can compute this call; asked with shapes, dtypes, strides and attributes, perhaps before buffers exist. */
+  fits(call: Call): boolean;
+  run(call: Call): void;
+}
+
+/** What kernel families are made with. */
+export interface KernelHost {
+  readonly team: Team;
+  readonly features: Features;
+}
+
+/** Installs a family's module at its first use, so that starting a backend compiles only what it runs. */
+export function lazyTasks(team: Team, build: () => ModuleBuilder): () => Record<string, Task> {
+  let tasks: Record<string, Task> | undefined;
+  return () => (tasks ??= team.install(build()));
+}

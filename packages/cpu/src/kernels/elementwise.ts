@@ -1,0 +1,251 @@
+/**
+ * Elementwise kernels, compiled from the scalar expression language: one kernel for each (program, dtypes, inner strides).
+ * Shapes, strides, addresses and parameters are run-time arguments, so a new batch length compiles nothing.
+ */
+import { type Condition, type ElementwiseProgram, nodesOf, type Scalar } from '@lorikeet/tensor';
+import { argument, type FunctionBuilder, type Local, type MemoryShape, ModuleBuilder } from '../assembler.ts';
+import { f32x4, type I32, i32, i32x4, type V128, v128 } from '../instructions.ts';
+import { bytesPerElement, type Features, loadLanes, type StorageType, storeLanes } from './lanes.ts';
+import { type VectorMath, vectorMath } from './math.ts';
+import { uniformLanes } from './threefry.ts';
+
+/** Elements a turn of the loop computes: two vectors, which V8 pairs. */
+export const elementsPerTurn = 8;
+
+/** What a kernel is compiled for. */
+export interface ElementwiseClass {
+  readonly program: ElementwiseProgram;
+  readonly inputs: readonly StorageType[];
+  readonly outputs: readonly StorageType[];
+  /** Input i repeats one element along the innermost axis. */
+  readonly repeats: readonly boolean[];
+  /** All dtypes are integers: 32-bit wrapping arithmetic, as the reference computes it. */
+  readonly integer: boolean;
+}
+
+/** Words of the argument block; `operands` blocks of four words follow, then float parameters, then integer ones. */
+export const elementwiseWord = {
+  rowsPerChunk: 0,
+  block: 1,
+  blocksPerRow: 2,
+  rows: 3,
+  inner: 4,
+  size1: 5,
+  size2: 6,
+  operands: 7,
+} as const;
+export const operandWords = 4;
+
+/** Whether the integer lowering knows every node; the others need floats. */
+export function compilesAsInteger(program: ElementwiseProgram): boolean {
+  return nodesOf(program.outputs).every(({ node }) => {
+    if (node.kind === 'unary') return node.op === 'neg' || node.op === 'abs' || node.op === 'floor';
+    if (node.kind === 'binary') return node.op !== 'div' && node.op !== 'pow';
+    if (node.kind === 'constant') return Number.isInteger(node.value);
+    return node.kind !== 'uniform';
+  });
+}
+
+/** A module with the task `run`. */
+export function elementwiseModule(memory: MemoryShape, features: Features, kind: ElementwiseClass): ModuleBuilder {
+  const m = new ModuleBuilder(memory);
+  const operandCount = kind.inputs.length + kind.outputs.length;
+  const parameterBase = elementwiseWord.operands + operandCount * operandWords;
+  m.task('run', (f, args, chunk, scratch) => {
+    const word = (name: keyof typeof elementwiseWord) => f.int(argument(args, elementwiseWord[name]));
+    const [perChunk, block, blocks, rows, inner] = [
+      word('rowsPerChunk'),
+      word('block'),
+      word('blocksPerRow'),
+      word('rows'),
+      word('inner'),
+    ];
+    const [size1, size2] = [word('size1'), word('size2')];
+    const row = f.int(i32.mul(i32.divU(chunk, blocks), perChunk));
+    const rowEnd = f.int(i32.min(rows, i32.add(row, perChunk)));
+    const start = f.int(i32.mul(i32.remU(chunk, blocks), block));
+    const end = f.int(i32.min(inner, i32.add(start, block)));
+    const lower = new Lowering(f, features, kind, args, parameterBase);
+    const all = [...kind.inputs, ...kind.outputs];
+    f.while(row, rowEnd, 1, () => {
+      const outer = f.int(i32.divU(row, size2));
+      const [i2, i1, i0] = [f.int(i32.remU(row, size2)), f.int(i32.remU(outer, size1)), f.int(i32.divU(outer, size1))];
+      const pointers = all.map((dtype, i) => {
+        const at = elementwiseWord.operands + i * operandWords;
+        const stride = (axis: number, index: I32) => i32.mul(index, argument(args, at + 1 + axis));
+        const offset = i32.add(i32.add(stride(0, i0), stride(1, i1)), stride(2, i2));
+        const along = kind.repeats[i] ? 0 : i32.mul(start, bytesPerElement[dtype]);
+        return f.int(i32.add(i32.add(argument(args, at), offset), along));
+      });
+      const index = f.int(i32.add(i32.mul(row, inner), start));
+      const position = f.int(start);
+      f.while(position, end, elementsPerTurn, () => {
+        turn(f, kind, lower, pointers, index, i32.sub(end, position), scratch);
+        for (const [i, pointer] of pointers.entries())
+          if (!kind.repeats[i]) f.increase(pointer, elementsPerTurn * bytesPerElement[all[i]!]);
+        f.increase(index, elementsPerTurn);
+      });
+    });
+  });
+  return m;
+}
+
+/** Eight elements: all loads, then arithmetic, then stores. A short last turn goes through scratch. */
+function turn(
+  f: FunctionBuilder,
+  kind: ElementwiseClass,
+  lower: Lowering,
+  pointers: readonly Local<'i32'>[],
+  index: I32,
+  left: I32,
+  scratch: I32,
+): void {
+  const count = f.int(left);
+  const short = f.int(i32.ltS(count, elementsPerTurn));
+  const halves = [0, 1];
+  const loaded = kind.inputs.map((dtype, i) =>
+    halves.map((half) => {
+      const offset = kind.repeats[i] ? 0 : half * 4 * bytesPerElement[dtype];
+      return f.vector(loadLanes(f, dtype, pointers[i]!, { offset, repeat: kind.repeats[i]!, integer: kind.integer }));
+    }),
+  );
+  const results = halves.map((half) =>
+    lower.compute(
+      loaded.map((lanes) => lanes[half]!),
+      index,
+      half,
+    ),
+  );
+  for (const [o, dtype] of kind.outputs.entries()) {
+    const target = pointers[kind.inputs.length + o]!;
+    const to = f.int(i32.select(short, scratch, target));
+    const values = results.map((outputs) => f.vector(outputs[o]!));
+    for (const half of halves)
+      storeLanes(f, dtype, to, values[half]!, { offset: half * 4 * bytesPerElement[dtype], integer: kind.integer });
+    f.if(short, () => f.copy(target, scratch, i32.mul(count, bytesPerElement[dtype])));
+  }
+}
+
+/** Expression nodes to vector code. */
+class Lowering {
+  readonly #f: FunctionBuilder;
+  readonly #math: VectorMath;
+  readonly #kind: ElementwiseClass;
+  readonly #args: Local<'i32'>;
+  readonly #parameterBase: number;
+
+  constructor(
+    f: FunctionBuilder,
+    features: Features,
+    kind: ElementwiseClass,
+    args: Local<'i32'>,
+    parameterBase: number,
+  ) {
+    this.#f = f;
+    this.#math = vectorMath(f, features);
+    this.#kind = kind;
+    this.#args = args;
+    this.#parameterBase = parameterBase;
+  }
+
+  /** The outputs for four elements; `index` is the linear output index of the turn's first one. */
+  compute(inputs: readonly V128[], index: I32, half: number): V128[] {
+    const { program, integer } = this.#kind;
+    const values = new Map<Scalar, V128>();
+    for (const scalar of nodesOf(program.outputs)) {
+      const value = integer ? this.#integer(scalar, inputs, values) : this.#float(scalar, inputs, values, index, half);
+      values.set(scalar, this.#f.vector(value));
+    }
+    return program.outputs.map((output) => values.get(output)!);
+  }
+
+  #floatParameter(i: number): V128 {
+    return this.#f.hoist(v128.load32Splat(this.#args, (this.#parameterBase + i) * 4));
+  }
+
+  #integerParameter(i: number): V128 {
+    return this.#f.hoist(v128.load32Splat(this.#args, (this.#parameterBase + this.#kind.program.parameters + i) * 4));
+  }
+
+  #float({ node }: Scalar, inputs: readonly V128[], values: Map<Scalar, V128>, index: I32, half: number): V128 {
+    const f = this.#f;
+    const m = this.#math;
+    const of = (s: Scalar) => values.get(s)!;
+    switch (node.kind) {
+      case 'input':
+        return inputs[node.index]!;
+      case 'constant':
+        return m.constant(node.value);
+      case 'parameter':
+        return this.#floatParameter(node.index);
+      case 'uniform': {
+        const lanes = f.hoist(i32x4.lanesConst(half * 4, half * 4 + 1, half * 4 + 2, half * 4 + 3));
+        const counter = f.vector(i32x4.add(i32x4.splat(index), lanes));
+        return uniformLanes(f, this.#integerParameter(node.k0), this.#integerParameter(node.k1), counter);
+      }
+      case 'unary':
+        return unary[node.op](m, of(node.a));
+      case 'binary':
+        return binary[node.op](m, of(node.a), of(node.b));
+      case 'select':
+        return v128.bitSelect(compareFloat(node.condition, of), of(node.a), of(node.b));
+    }
+  }
+
+  #integer({ node }: Scalar, inputs: readonly V128[], values: Map<Scalar, V128>): V128 {
+    const of = (s: Scalar) => values.get(s)!;
+    switch (node.kind) {
+      case 'input':
+        return inputs[node.index]!;
+      case 'constant':
+        return this.#math.bits(node.value);
+      case 'parameter':
+        return this.#integerParameter(node.index);
+      case 'unary':
+        if (node.op === 'neg') return i32x4.neg(of(node.a));
+        return node.op === 'abs' ? i32x4.abs(of(node.a)) : of(node.a);
+      case 'binary':
+        return integerBinary[node.op as keyof typeof integerBinary](of(node.a), of(node.b));
+      case 'select':
+        return v128.bitSelect(compareInteger(node.condition, of), of(node.a), of(node.b));
+      default:
+        throw new Error(`cpu: an integer program cannot hold ${node.kind}.`);
+    }
+  }
+}
+
+type UnaryOp = Extract<Scalar['node'], { kind: 'unary' }>['op'];
+type BinaryOp = Extract<Scalar['node'], { kind: 'binary' }>['op'];
+
+const unary: Record<UnaryOp, (m: VectorMath, a: V128) => V128> = {
+  neg: (_, a) => f32x4.neg(a),
+  abs: (_, a) => f32x4.abs(a),
+  exp: (m, a) => m.exp(a),
+  log: (m, a) => m.log(a),
+  sqrt: (_, a) => f32x4.sqrt(a),
+  rsqrt: (m, a) => f32x4.div(m.constant(1), f32x4.sqrt(a)),
+  sin: (m, a) => m.sin(a),
+  cos: (m, a) => m.cos(a),
+  tanh: (m, a) => m.tanh(a),
+  sigmoid: (m, a) => m.sigmoid(a),
+  erf: (m, a) => m.erf(a),
+  floor: (_, a) => f32x4.floor(a),
+};
+
+const binary: Record<BinaryOp, (m: VectorMath, a: V128, b: V128) => V128> = {
+  add: (_, a, b) => f32x4.add(a, b),
+  sub: (_, a, b) => f32x4.sub(a, b),
+  mul: (_, a, b) => f32x4.mul(a, b),
+  div: (_, a, b) => f32x4.div(a, b),
+  pow: (m, a, b) => m.pow(a, b),
+  max: (_, a, b) => f32x4.max(a, b),
+  min: (_, a, b) => f32x4.min(a, b),
+};
+
+const integerBinary = { add: i32x4.add, sub: i32x4.sub, mul: i32x4.mul, max: i32x4.maxS, min: i32x4.minS };
+
+const compareFloat = ({ op, a, b }: Condition, of: (s: Scalar) => V128): V128 => f32x4[op](of(a), of(b));
+
+const integerCompare = { eq: 'eq', ne: 'ne', lt: 'ltS', le: 'leS', gt: 'gtS', ge: 'geS' } as const;
+const compareInteger = ({ op, a, b }: Condition, of: (s: Scalar) => V128): V128 =>
+  i32x4[integerCompare[op]](of(a), of(b));

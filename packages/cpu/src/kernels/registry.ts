@@ -1,0 +1,8 @@
+/** Which op has which kernel here. Ops that are absent run as their reference or as their composition. */
+import type { Kernel, KernelHost } from '../kernel.ts';
+import type { Tile } from './matmul.ts';
+import { matmulKernel } from './matmul-kernel.ts';
+
+export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
+  return new Map<string, Kernel>(Object.entries({ matmul: matmulKernel(host, tile) }));
+}
