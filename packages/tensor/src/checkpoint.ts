@@ -1,6 +1,8 @@
-import { backward, edgesFor, GradNode, isRecording, type Leaf, probe, type Rule, recorded, walk } from './autograd.ts';
+import { edgesFor, GradNode, isRecording, type Leaf, probe, type Rule, recorded, walk } from './autograd.ts';
+import { zeros } from './creation.ts';
 import { restoreRandom, snapshotRandom } from './random-context.ts';
-import { openScope, scope, untracked } from './scope.ts';
+import { openScope, scope, track } from './scope.ts';
+import type { Shape } from './shape.ts';
 import { Tensor } from './tensor.ts';
 
 /**
@@ -25,16 +27,12 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tenso
     });
     const out = made.run(() => restoreRandom(random, () => recorded(() => fn(...again))));
     const leaves = walk([out], [grad]);
-    return again
-      .map((t) => {
-        const g = t.leaf && leaves.get(t.leaf);
-        if (t.leaf) leaves.delete(t.leaf);
-        return g ?? null;
-      })
-      .map((g, i, all) => {
-        if (i === all.length - 1) for (const [leaf, t] of leaves) addLeaf(leaf, t);
-        return g;
-      });
+    // The walk's results belong to nobody: the frame of the visiting node takes them.
+    for (const t of leaves.values()) track(t);
+    const own = again.map((t) => (t.leaf && leaves.get(t.leaf)) ?? null);
+    for (const t of again) if (t.leaf) leaves.delete(t.leaf);
+    for (const [leaf, t] of leaves) addLeaf(leaf, t);
+    return own;
   };
   const shared = (c: Parameters<NonNullable<Rule>>[0]): (Tensor | null)[] =>
     c.once(() => rerun(c.grads[0]!, c.saved, c.addLeaf));
@@ -52,9 +50,5 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tenso
   return made;
 }
 
-const zerosLike = (
-  t: { readonly shape: readonly number[] },
-  { grads }: { grads: readonly (Tensor | undefined)[] },
-): Tensor => untracked(() => grads[0]!.sum().mul(0)).expand(t.shape);
-
-export { backward };
+const zerosLike = (t: { readonly shape: Shape }, { grads }: Parameters<NonNullable<Rule>>[0]): Tensor =>
+  zeros(t.shape, { backend: grads[0]!.backend, dtype: grads[0]!.dtype });

@@ -184,7 +184,15 @@ export const attentionGradOp = defineOp<'grad' | 'q' | 'k' | 'v' | 'out' | 'lse'
     const dv = p.matmul(g, { transposeA: true });
     return [dq, gatherGroups(dk, kv), gatherGroups(dv, kv)];
   },
-  samples: [],
+  samples: [
+    {
+      inputs: {
+        ...{ grad: { shape: [5, 4, 6] }, q: { shape: [5, 4, 6] }, k: { shape: [5, 2, 6] }, v: { shape: [5, 2, 6] } },
+        ...{ out: { shape: [5, 4, 6] }, lse: { shape: [4, 5], low: 1, high: 3 } },
+      },
+      attributes: sample(5, 4, 2, 6, { lengths: [2, 3], slidingWindow: 2 }).attributes,
+    },
+  ],
 });
 
 export interface AttentionOptions extends Partial<Omit<AttentionAttributes, 'lengths'>> {

@@ -145,7 +145,7 @@ export const dropoutRow = defineElementwise({
   name: 'dropout', inputs: ['x'], parameters: ['p', 'scale', 'k0', 'k1'],
   forward: ({ x, p, scale }) => select(uniformOf(2, 3).lt(p), 0, x.mul(scale)),
   gradient: { x: ({ grad, p, scale }) => select(uniformOf(2, 3).lt(p), 0, grad.mul(scale)) },
-  samples: [],
+  samples: [{ inputs: { x: { shape: [7, 19] } }, attributes: { parameters: [0.3, 1 / 0.7, 7, 4000000000] } }],
 });
 /** x itself: the program behind cast and expand. */
 export const identity = defineElementwise({ name: 'identity', inputs: ['x'], forward: ({ x }) => x, gradient: { x: 'grad' }, samples: x() });

@@ -1,5 +1,6 @@
 /** Ops that move elements: reshape, permute, slice, split, pad, concat, stack, expand, cast, contiguous. */
 import { edgesFor } from '../autograd.ts';
+import { zeros } from '../creation.ts';
 import type { DType } from '../dtype.ts';
 import { isFloat } from '../dtype.ts';
 import { ShapeError } from '../errors.ts';
@@ -220,7 +221,7 @@ export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] 
   const back = ({ grads }: { grads: readonly (Tensor | undefined)[] }): Tensor => {
     const given = grads.find((g) => g !== undefined)!;
     return concat(
-      sizes.map((n, i) => grads[i] ?? given.sum().mul(0).reshape([1, 1]).expand([rows, n])),
+      sizes.map((n, i) => grads[i] ?? zeros([rows, n], { backend: given.backend, dtype: given.dtype })),
       1,
     );
   };
