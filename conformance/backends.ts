@@ -1,0 +1,25 @@
+import { type Backend, referenceBackend } from '@lorikeet/tensor';
+
+export const backendNames = ['reference', 'cpu', 'webgpu'] as const;
+export type BackendName = (typeof backendNames)[number];
+
+const openers: Readonly<Record<BackendName, () => Promise<Backend>>> = {
+  reference: async () => referenceBackend(),
+  cpu: async () => (await import('@lorikeet/cpu')).cpu(),
+  webgpu: async () => (await import('@lorikeet/webgpu')).webgpu(),
+};
+
+/** A backend, or the reason why this machine has none of that name. */
+export type Opened = { readonly backend: Backend } | { readonly reason: string };
+
+/**
+ * Opens a backend. Only webgpu may be missing (no adapter): for it the reason is returned, every other failure is thrown.
+ */
+export async function openBackend(name: BackendName): Promise<Opened> {
+  try {
+    return { backend: await openers[name]() };
+  } catch (error) {
+    if (name !== 'webgpu') throw error;
+    return { reason: (error as Error).message };
+  }
+}

@@ -1,0 +1,76 @@
+/**
+ * How far a backend may be from a recording: the one place. Recordings of ops are f64 results rounded once to f32;
+ * recordings of models are PyTorch's own f32. An entry looser than PyTorch's `assert_close` says why.
+ */
+
+/** What is compared: an op's output or gradient, or a named quantity of a model run. */
+export type Quantity = 'output' | 'gradient';
+
+export type Limit =
+  /** |error| <= atol + rtol * |expected|, element by element. */
+  | { readonly kind: 'each'; readonly rtol: number; readonly atol: number }
+  /** |error| <= (0.5 * sqrt(terms) * scale + 1) * 2^-24 * sum|a||b|, element by element, from recorded magnitudes. */
+  | { readonly kind: 'product'; readonly scale: number }
+  /** ||error|| <= relative * ||expected|| over the whole tensor, and the cosine of both at least `cosine`. */
+  | { readonly kind: 'whole'; readonly relative: number; readonly cosine: number }
+  /** Each |error| <= atol and |mean error| <= meanResidual: a trajectory that drifts to one side fails early. */
+  | { readonly kind: 'trajectory'; readonly atol: number; readonly meanResidual: number };
+
+const each = (rtol: number, atol: number): Limit => ({ kind: 'each', rtol, atol });
+const whole = (relative: number, cosine: number): Limit => ({ kind: 'whole', relative, cosine });
+
+export const exact: Limit = each(0, 0);
+
+/** PyTorch's assert_close for f32. */
+const single: Limit = each(1.3e-6, 1e-5);
+
+/** Several roundings after one another (exponentials, divisions, norms): reliability.md section 4 allows 2e-6. */
+const several: Limit = each(2e-6, 1e-5);
+
+/** Exponentials and square roots of a GPU are worth a few units in the last place: reliability.md section 4. */
+const severalOnGpu: Limit = each(2e-5, 1e-5);
+
+/** Gradients that a GPU computes in f32, against f64: reliability.md section 4, over the whole tensor. */
+const gradientOnGpu: Limit = whole(1e-4, 0.999999);
+
+const compound: ReadonlySet<string> = new Set([
+  'softmax', 'logSoftmax', 'rmsNorm', 'layerNorm', 'rope', 'attention', 'silu', 'gelu', 'swiglu', 'crossEntropy',
+  'linearCrossEntropy',
+]); // biome-ignore format: a list
+
+const isGpu = (backend: string): boolean => backend === 'webgpu';
+
+/** The limit of an op. `hasMagnitudes`: the recording holds sums of |a||b|, so the bound of a product applies. */
+export function opLimit(op: string, quantity: Quantity, backend: string, hasMagnitudes: boolean): Limit {
+  // Relaxed fused arithmetic on a GPU may round twice where the CPU rounds once: reliability.md section 4.
+  if (hasMagnitudes) return { kind: 'product', scale: isGpu(backend) ? 2 : 1 };
+  if (isGpu(backend)) return quantity === 'gradient' ? gradientOnGpu : severalOnGpu;
+  return compound.has(op) ? several : single;
+}
+
+/** Limits of whole models, by quantity. CPU against PyTorch's f32, which itself differs from f64 by about 1e-6. */
+export function modelLimit(quantity: string, backend: string): Limit {
+  switch (quantity) {
+    case 'logits':
+      return each(0, isGpu(backend) ? 1e-3 : 1e-4);
+    case 'loss':
+      return each(1e-5, isGpu(backend) ? 1e-4 : 1e-5);
+    case 'gradient':
+      return whole(1e-4, 0.999999);
+    case 'merged':
+      return each(1.3e-6, 1e-5);
+    case 'learningRate':
+      return each(1e-6, 1e-12);
+    case 'lossTrajectory':
+      return { kind: 'trajectory', atol: isGpu(backend) ? 5e-3 : 1e-3, meanResidual: isGpu(backend) ? 5e-4 : 1e-4 };
+    case 'gradNorm':
+      return each(1e-2, 0);
+    case 'trainedParameter':
+      // Twenty steps of m / sqrt(v) turn a rounding in a tiny gradient into a step of the full rate.
+      return whole(1e-3, 0.99999);
+    default:
+      throw new TypeError(
+        `tolerances: quantity must be listed in modelLimit: got ${quantity}. Add it with its reason.`,
+      );
+  }
+}
