@@ -15,6 +15,9 @@ export type JsonKind = 'object' | 'array' | 'string' | 'number' | 'true' | 'fals
 const quote = 0x22;
 const backslash = 0x5c;
 const escapes: Record<string, string> = { '"': '"', '\\': '\\', '/': '/', b: '\b', f: '\f', n: '\n', r: '\r', t: '\t' };
+const inNumber = Uint8Array.from({ length: 256 }, (_, byte) =>
+  '-+.0123456789eE'.includes(String.fromCharCode(byte)) ? 1 : 0,
+);
 const numberForm = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$/;
 
 /**
@@ -104,8 +107,17 @@ export class JsonScanner {
       this.at++;
     }
     const stop = this.at++;
-    if (plain) return this.#decoder.decode(this.bytes.slice(start, stop));
+    if (plain) return this.#text(start, stop);
     return this.#unescape(start, stop);
+  }
+
+  /** Short ASCII, which is nearly everything in a header, is several times faster without the decoder. */
+  #text(start: number, stop: number): string {
+    if (stop - start > 64) return this.#decoder.decode(this.bytes.slice(start, stop));
+    for (let i = start; i < stop; i++) {
+      if (this.bytes[i]! >= 0x80) return this.#decoder.decode(this.bytes.slice(start, stop));
+    }
+    return String.fromCharCode.apply(null, this.bytes.subarray(start, stop) as unknown as number[]);
   }
 
   #unescape(start: number, stop: number): string {
@@ -122,7 +134,7 @@ export class JsonScanner {
   number(what = 'a number'): string {
     this.skipSpace();
     const start = this.at;
-    while (this.at < this.end && /[-+.0-9eE]/.test(String.fromCharCode(this.bytes[this.at]!))) this.at++;
+    while (this.at < this.end && inNumber[this.bytes[this.at]!]) this.at++;
     const text = String.fromCharCode(...this.bytes.subarray(start, Math.min(this.at, start + 400)));
     if (start === this.at) this.fail(`expected ${what}, found ${this.found()}`, start);
     if (!numberForm.test(text) || this.at - start > 400) this.fail(`malformed number ${text.slice(0, 40)}`, start);
@@ -133,6 +145,14 @@ export class JsonScanner {
   safeInteger(what: string): number {
     this.skipSpace();
     const start = this.at;
+    let digits = 0;
+    while (this.at < this.end && this.at - start < 15 && (this.bytes[this.at]! - 0x30) >>> 0 < 10) {
+      digits = digits * 10 + this.bytes[this.at++]! - 0x30;
+    }
+    // Up to 15 digits without a leading zero or anything else that belongs to a number: exact, and done.
+    const more = this.at < this.end && inNumber[this.bytes[this.at]!];
+    if (this.at > start && !more && (this.bytes[start] !== 0x30 || this.at === start + 1)) return digits;
+    this.at = start;
     const kind = this.at < this.end ? this.peek() : undefined;
     if (kind !== 'number') this.fail(`${what} must be an integer, found ${this.found()}`);
     const text = this.number();

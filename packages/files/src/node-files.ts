@@ -164,7 +164,12 @@ export function nodeFiles(root?: string): FileSystem {
   };
   return {
     renamesDirectories: true,
-    read: (path) => at('read', path, async (target) => new Uint8Array(await fs.readFile(target))),
+    read: (path) =>
+      at('read', path, async (target) => {
+        const buffer = await fs.readFile(target);
+        // A small Buffer is a window into Node's pool: copied, so that the caller owns its memory and it is aligned.
+        return buffer.byteLength === buffer.buffer.byteLength ? new Uint8Array(buffer.buffer) : new Uint8Array(buffer);
+      }),
     readRange: (path, offset, length) =>
       at('read', path, async (target) => {
         const handle = await fs.open(target, 'r');

@@ -72,6 +72,10 @@ interface Info {
   end: number;
 }
 
+// A UTF-16 unit takes at most three bytes, so a short name needs no encoding.
+const utf8LengthExceeds = (text: string, limit: number): boolean =>
+  text.length * 3 > limit && (text.length > limit || new TextEncoder().encode(text).length > limit);
+
 /** Reads one header and keeps the state that its rules need. */
 class HeaderReader {
   readonly path: string;
@@ -107,7 +111,7 @@ class HeaderReader {
       this.#metadata();
       return;
     }
-    if (name.length > maxNameBytes || new TextEncoder().encode(name).length > maxNameBytes) {
+    if (utf8LengthExceeds(name, maxNameBytes)) {
       this.scanner.fail(`a tensor name must have at most ${maxNameBytes} bytes`, at);
     }
     if (this.tensors.length >= maxTensors) this.scanner.fail(`a file must have at most ${maxTensors} tensors`, at);
