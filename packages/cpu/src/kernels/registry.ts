@@ -1,8 +1,18 @@
 /** Which op has which kernel here. Ops that are absent run as their reference or as their composition. */
 import type { Kernel, KernelHost } from '../kernel.ts';
+import { copyKernels } from './copy-kernels.ts';
 import type { Tile } from './matmul.ts';
 import { matmulKernel } from './matmul-kernel.ts';
+import { reduceKernels } from './reduce-kernels.ts';
+import { rowKernels } from './row-kernels.ts';
 
 export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
-  return new Map<string, Kernel>(Object.entries({ matmul: matmulKernel(host, tile) }));
+  return new Map<string, Kernel>(
+    Object.entries({
+      matmul: matmulKernel(host, tile),
+      ...copyKernels(host),
+      ...reduceKernels(host),
+      ...rowKernels(host),
+    }),
+  );
 }
