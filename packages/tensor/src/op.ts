@@ -4,6 +4,7 @@ import { zeros } from './creation.ts';
 import { bytesPerElement, type DType } from './dtype.ts';
 import { DTypeError } from './errors.ts';
 import { Storage } from './memory.ts';
+import { scope } from './scope.ts';
 import { type Shape, sizeOf } from './shape.ts';
 import { Tensor, viewOf } from './tensor.ts';
 
@@ -153,33 +154,34 @@ export function defineOp<const Names extends string, A = Attributes>(options: Op
       return t;
     });
 
-  const compute = (
-    backend: Backend,
-    tensors: (Tensor | null)[],
-    specs: readonly Spec[],
-    attributes: A,
-    recording: boolean,
-  ): Tensor[] => {
+  const compute = (backend: Backend, tensors: (Tensor | null)[], specs: readonly Spec[], attributes: A): Tensor[] => {
     const dense = tensors.map((t, i) => (t && !t.isContiguous && !blocks.has(names[i]!) ? t.contiguous() : t));
     const call = { op, attributes: attributes as Attributes };
     const mutated = mutates?.map((n) => tensors[names.indexOf(n)]!);
+    const freeCopies = (): void =>
+      dense.forEach((t, i) => {
+        if (t !== tensors[i]) t?.dispose();
+      });
     const operands = {
       inputs: dense.map((t) => t?.operand(name) ?? null),
       outputs: specs.map((s) => ({ ...s, buffer: {}, offset: 0, rowStride: sizeOf(s.shape.slice(1)) })),
     };
     if (!options.compose || backend.supports({ ...call, ...operands })) {
       const outputs = launch(backend, call, dense, specs, mutated);
-      dense.forEach((t, i) => {
-        if (t !== tensors[i]) t?.dispose();
-      });
+      freeCopies();
       return outputs;
     }
-    const run = () => [
-      ...asList(
-        options.compose!(Object.fromEntries(names.map((n, i) => [n, tensors[i]])) as Record<Names, Tensor>, attributes),
-      ),
-    ];
-    return recording ? run() : noGrad(run);
+    freeCopies();
+    return scope(() => noGrad(() => composed(tensors, specs, attributes)));
+  };
+
+  /** The composition, in the dtypes that the op's shape rule promises: half-precision results are rounded once, here. */
+  const composed = (tensors: readonly (Tensor | null)[], specs: readonly Spec[], attributes: A): Tensor[] => {
+    const inputs = Object.fromEntries(names.map((n, i) => [n, tensors[i]])) as Record<Names, Tensor>;
+    return asList(options.compose!(inputs, attributes)).map((t, i) => {
+      const { dtype } = specs[i]!;
+      return t.dtype === dtype ? t : t.cast(dtype);
+    });
   };
 
   const apply: Op<Names, A>['apply'] = (given, attributes) => {
@@ -194,18 +196,8 @@ export function defineOp<const Names extends string, A = Attributes>(options: Op
     const edges = edgesFor(tensors);
     const { gradient } = options;
     if (edges && mutates) throw new TypeError(`${name}: writes in place and must run inside noGrad.`);
-    if (edges && !gradient) {
-      if (!options.compose) return compute(backend, tensors, specs, attributes, false);
-      return [
-        ...asList(
-          options.compose(
-            Object.fromEntries(names.map((n, i) => [n, tensors[i]])) as Record<Names, Tensor>,
-            attributes,
-          ),
-        ),
-      ];
-    }
-    const outputs = compute(backend, tensors, specs, attributes, false);
+    if (edges && !gradient && options.compose) return composed(tensors, specs, attributes);
+    const outputs = compute(backend, tensors, specs, attributes);
     if (!edges || !gradient) return outputs;
     return record(nodeParts(options, gradient, tensors, edges, outputs, attributes), outputs);
   };
