@@ -1,10 +1,15 @@
 import { type Backend, referenceBackend } from '@lorikeet/tensor';
+import { hostileBackend } from '@lorikeet/tensor/testing';
 
-export const backendNames = ['reference', 'cpu', 'webgpu'] as const;
+export const backendNames = ['reference', 'hostile', 'cpu', 'webgpu'] as const;
 export type BackendName = (typeof backendNames)[number];
+
+/** Compared when nothing is named: what computes for people, and the reference. */
+export const defaultBackends: readonly BackendName[] = ['reference', 'cpu', 'webgpu'];
 
 const openers: Readonly<Record<BackendName, () => Promise<Backend>>> = {
   reference: async () => referenceBackend(),
+  hostile: async () => hostileBackend(),
   cpu: async () => (await import('@lorikeet/cpu')).cpu(),
   webgpu: async () => (await import('@lorikeet/webgpu')).webgpu(),
 };

@@ -36,7 +36,7 @@ describe('compare', () => {
   });
 
   test('a dropped last term of a product fails its bound', () => {
-    // 64 products of 1: dropping one leaves 63, far outside (0.5 * 8 + 1) * 2^-24 * 64.
+    // 64 products of 1: dropping one leaves 63, far outside (0.5 * 8 + 2) * 2^-24 * 64.
     const magnitude = { sums: [64], terms: 64 };
     expect(compare([63], [64], { kind: 'product', scale: 1 }, magnitude).passed).toBe(false);
     expect(compare([64 * (1 + 2 ** -23)], [64], { kind: 'product', scale: 1 }, magnitude).passed).toBe(true);

@@ -27,8 +27,8 @@ function allowedAt(limit: Limit, expected: number, index: number, magnitude?: Ma
       return limit.atol + limit.rtol * Math.abs(expected);
     case 'product':
       if (!magnitude) throw new TypeError('compare: the limit of a product needs recorded magnitudes: got none.');
-      // The addend 1 is the last rounding of our value and of the recorded one.
-      return (0.5 * Math.sqrt(magnitude.terms) * limit.scale + 1) * roundoff * magnitude.sums[index]!;
+      // The addend 2 is the last rounding of our value and of the recorded one, each up to one roundoff.
+      return (0.5 * Math.sqrt(magnitude.terms) * limit.scale + 2) * roundoff * magnitude.sums[index]!;
     case 'trajectory':
       return limit.atol;
     case 'whole':

@@ -9,7 +9,7 @@ export type Quantity = 'output' | 'gradient';
 export type Limit =
   /** |error| <= atol + rtol * |expected|, element by element. */
   | { readonly kind: 'each'; readonly rtol: number; readonly atol: number }
-  /** |error| <= (0.5 * sqrt(terms) * scale + 1) * 2^-24 * sum|a||b|, element by element, from recorded magnitudes. */
+  /** |error| <= (0.5 * sqrt(terms) * scale + 2) * 2^-24 * sum|a||b|, element by element, from recorded magnitudes. */
   | { readonly kind: 'product'; readonly scale: number }
   /** ||error|| <= relative * ||expected|| over the whole tensor, and the cosine of both at least `cosine`. */
   | { readonly kind: 'whole'; readonly relative: number; readonly cosine: number }

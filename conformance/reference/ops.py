@@ -1,5 +1,6 @@
 """Every op of the tensor package, against the PyTorch function of the same meaning."""
 
+from ops_dtypes import record_dtypes
 from ops_elementwise import record_elementwise
 from ops_movement import record_movement
 from ops_network import record_network
@@ -12,3 +13,4 @@ def record(recording: Recording) -> None:
     record_movement(recording)
     record_network(recording)
     record_random(recording)
+    record_dtypes(recording)
