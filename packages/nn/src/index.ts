@@ -1,1 +1,35 @@
-export {};
+/** Modules, optimizers and schedules over @lorikeet/tensor. */
+export { AdamW, type AdamWOptions } from './adamw.ts';
+export { type ClippedNorm, clipGradNorm, gradientSquares, type NamedParameter } from './clip-grad-norm.ts';
+export { Conv1d, Conv2d } from './conv.ts';
+export { Dropout } from './dropout.ts';
+export { Embedding } from './embedding.ts';
+export { fanIn, kaimingUniform, normalInit, uniformBias } from './initialize.ts';
+export { asRows, isLinearLike, Linear, type LinearLike, type LinearOptions, plainWeightOf } from './linear.ts';
+export { type ContractFramework, type LinearContractOptions, linearContract } from './linear-contract.ts';
+export { copyInto, type LoadResult, loadStateDict, type StateSource } from './load-state-dict.ts';
+export { Module } from './module.ts';
+export {
+  assignPaths,
+  findModule,
+  isModuleLike,
+  type ModuleLike,
+  type NamedTensor,
+  namedModules,
+  namedParameters,
+  replaceModule,
+  type StateEntry,
+  setTraining,
+  trainableParameters,
+} from './module-tree.ts';
+export { LayerNorm, type NormOptions, RMSNorm } from './norm.ts';
+export {
+  decayGroups,
+  isDecayed,
+  Optimizer,
+  type OptimizerState,
+  type ParameterGroup,
+  type StepOptions,
+} from './optimizer.ts';
+export { type Schedule, type ScheduleName, type ScheduleOptions, scheduleByName, schedules } from './schedules.ts';
+export { SGD, type SGDOptions } from './sgd.ts';

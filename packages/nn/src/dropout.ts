@@ -1,0 +1,17 @@
+import { nextKey, type Tensor } from '@lorikeet/tensor';
+import { Module } from './module.ts';
+
+/** Zeroes elements with probability p in training (torch.nn.Dropout); the mask is keyed by the module's path inside withRandom. */
+export class Dropout extends Module {
+  readonly p: number;
+
+  constructor(p: number) {
+    super();
+    if (!(p >= 0 && p < 1)) throw new RangeError(`Dropout: p must be in [0, 1): got ${p}.`);
+    this.p = p;
+  }
+  /** In eval mode, or with p = 0, another handle of x. */
+  forward(x: Tensor): Tensor {
+    return this.training && this.p > 0 ? x.dropout(this.p, nextKey(this.path)) : x.alias();
+  }
+}
