@@ -1,0 +1,27 @@
+/** Data sets: reading, splitting, tokens with labels, padding-free batches. */
+export {
+  type Batch,
+  type BatchOptions,
+  type BatchSource,
+  collate,
+  createBatches,
+  evaluationBatches,
+} from './batches.ts';
+export { type ChatDataset, DatasetError, type LoadOptions, loadChatDataset } from './load-chat-dataset.ts';
+export { packExamples } from './pack-examples.ts';
+export { previewRow, type RowPreview, type TokenPreview } from './preview-row.ts';
+export { type ChatTurn, type DataFormat, detectFormat, type Row, type RowProblem } from './row.ts';
+export { type Draw, Sampler, type SamplerOptions, type SamplerState } from './sampler.ts';
+export { findOverlap, type Overlap, type SplitOptions, splitDataset } from './split-dataset.ts';
+export {
+  type DataTokenizer,
+  type Example,
+  ignoredLabel,
+  type LineCount,
+  type LossOn,
+  type TokenizedDataset,
+  type TokenizeOptions,
+  type TokenizeReport,
+  tokenizeRow,
+  tokenizeRows,
+} from './tokenize-rows.ts';
