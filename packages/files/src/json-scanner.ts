@@ -138,6 +138,7 @@ export class JsonScanner {
     const text = String.fromCharCode(...this.bytes.subarray(start, Math.min(this.at, start + 400)));
     if (start === this.at) this.fail(`expected ${what}, found ${this.found()}`, start);
     if (!numberForm.test(text) || this.at - start > 400) this.fail(`malformed number ${text.slice(0, 40)}`, start);
+    if (!this.#lenient && !Number.isFinite(Number(text))) this.fail(`number out of range ${text.slice(0, 40)}`, start);
     return text;
   }
 

@@ -96,7 +96,7 @@ async function lockByFile(files: FileSystem, dir: string, pid: number): Promise<
     if (owner === undefined) continue;
     if (owner === 'unreadable' || attempt >= 3 || isAlive(owner, host)) refuse(dir, path, owner, host);
     if (await takeAway(files, path, owner))
-      notice = `took over the lock of ${dir} from process ${owner.pid}, which is gone`;
+      notice = `took over the lock of ${dir || '.'} from process ${owner.pid}, which is gone`;
   }
   held.add(own.token);
   return lockHandle(notice, async () => {

@@ -232,6 +232,11 @@ const cases: [string, Uint8Array, RegExp][] = [
     handMade('{"a":{"x":[[]],"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'),
     /nested too deeply/,
   ],
+  [
+    'unknown field beyond f64',
+    handMade('{"a":{"x":1e400,"dtype":"U8","shape":[0],"data_offsets":[0,0]}}'),
+    /number out of range 1e400/,
+  ],
   ['literal cut', handMade('{"a":{"x":nul'), /expected null/],
 ];
 
