@@ -11,7 +11,7 @@ import { CpuBuffer } from './buffer.ts';
 import { type Chosen, type CpuOptions, choose } from './features.ts';
 import type { Kernel } from './kernel.ts';
 import { Elementwise } from './kernels/elementwise-plan.ts';
-import { pairedTile, plainTile } from './kernels/matmul.ts';
+import { pairedTile, plainTile } from './kernels/micro.ts';
 import { makeKernels } from './kernels/registry.ts';
 import { WorkMemory } from './memory.ts';
 import { Team } from './team.ts';

@@ -4,8 +4,9 @@ import { broadcastStrides } from '@lorikeet/tensor';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { type FloatType, floatTypes } from './lanes.ts';
-import { matmulModule, type Tile } from './matmul.ts';
+import { matmulModule } from './matmul.ts';
 import { Matmul, type Pair, type Product, type Operand as Side } from './matmul-plan.ts';
+import type { Tile } from './micro.ts';
 
 const isFloatType = (dtype: string): dtype is FloatType => (floatTypes as readonly string[]).includes(dtype);
 

@@ -1,8 +1,9 @@
 /** Cuts a matrix product into tasks by shape alone and runs them: packing of A first, then blocks of C. */
 import type { Task, Team } from '../team.ts';
 import { bytesPerElement, type FloatType } from './lanes.ts';
-import { maxBlockColumns, operandKind, packTaskName, packWord, pairWord, productWord, type Tile } from './matmul.ts';
+import { maxBlockColumns, operandKind, packTaskName, packWord, pairWord, productWord } from './matmul.ts';
 import { smallRows } from './matmul-small.ts';
+import type { Tile } from './micro.ts';
 
 /** One matrix operand in memory. */
 export interface Operand {

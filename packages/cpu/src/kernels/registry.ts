@@ -1,9 +1,11 @@
 /** Which op has which kernel here. Ops that are absent run as their reference or as their composition. */
 import type { Kernel, KernelHost } from '../kernel.ts';
+import { attentionKernels } from './attention-kernel.ts';
 import { copyKernels } from './copy-kernels.ts';
-import type { Tile } from './matmul.ts';
 import { matmulKernel } from './matmul-kernel.ts';
+import type { Tile } from './micro.ts';
 import { reduceKernels } from './reduce-kernels.ts';
+import { ropeKernel } from './rope.ts';
 import { rowKernels } from './row-kernels.ts';
 
 export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
@@ -13,6 +15,8 @@ export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
       ...copyKernels(host),
       ...reduceKernels(host),
       ...rowKernels(host),
+      rope: ropeKernel(host),
+      ...attentionKernels(host, tile),
     }),
   );
 }
