@@ -115,6 +115,28 @@ describe('writeAtomic', () => {
   });
 });
 
+test.each(['sync', 'syncDirectory'] as const)('the power cuts above would notice a forgotten %s', async (forgotten) => {
+  const outcomes = new Set<string>();
+  for (let seed = 1; seed <= 100; seed++) {
+    const disk = memoryFiles({ simulatePowerLoss: true });
+    await writeAtomic(disk, 'a', 'old content');
+    const forgetful: FileSystem = {
+      ...disk,
+      syncDirectory: async (dir) => (forgotten === 'syncDirectory' ? undefined : disk.syncDirectory(dir)),
+      openWrite: async (path) => {
+        const writer = await disk.openWrite(path);
+        return forgotten === 'sync' ? { ...writer, sync: async () => undefined } : writer;
+      },
+    };
+    await writeAtomic(forgetful, 'a', 'new content');
+    let state = seed * 21474836; // spread over the generator's range, which starts slowly from small seeds
+    const random = (): number => (state = (state * 48271) % 2147483647) / 2147483647;
+    outcomes.add(await readText(disk.afterPowerLoss(random), 'a'));
+  }
+  // With both syncs the only outcome after success is the new content.
+  expect([...outcomes].filter((content) => content !== 'new content')).not.toEqual([]);
+});
+
 const version = (tag: string) => async (files: FileSystem, temporary: string) => {
   await put(files, `${temporary}/state.json`, `{"version": "${tag}"}`);
   await files.makeDirectory(`${temporary}/weights`);
