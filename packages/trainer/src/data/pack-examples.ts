@@ -20,7 +20,8 @@ export function packExamples(lengths: readonly number[], maxLength: number): num
       );
     let room = length;
     while (room < maxLength && byRoom[room]!.length === 0) room++;
-    const bin = byRoom[room]!.pop() ?? bins.push([]) - 1;
+    // Of equally full bins the one that was so first, as TRL takes it.
+    const bin = byRoom[room]!.shift() ?? bins.push([]) - 1;
     bins[bin]!.push(index);
     byRoom[room - length]!.push(bin);
   }
