@@ -11,7 +11,7 @@ describe('a hostile template ends in an error', () => {
     [
       'nested loops',
       '{% for i in range(90000) %}{% for j in range(90000) %}{% endfor %}{% endfor %}',
-      /rendering must stay within 2000000 steps/,
+      /rendering must stay within 2000(000 steps| milliseconds)/,
     ],
     ['doubling a string', doubling(40), /a string must stay within \d+ characters/],
     [
@@ -37,7 +37,7 @@ describe('a hostile template ends in an error', () => {
     const started = performance.now();
     expect(() => render(source)).toThrow(TemplateError);
     expect(() => render(source)).toThrow(message);
-    expect(performance.now() - started).toBeLessThan(12_000);
+    expect(performance.now() - started).toBeLessThan(6_000);
   });
   it('stops by the clock too', () => {
     const slow = new ChatTemplate(
@@ -78,6 +78,11 @@ describe('what templates use', () => {
         x: ' مرحبا ',
       }),
     ).toBe('3212مرحبا😀');
+  });
+  it('may look at all messages in each of thousands of turns', () => {
+    const messages = Array.from({ length: 3000 }, (_, i) => ({ role: i % 2 ? 'assistant' : 'user', content: '말' }));
+    const source = '{% for m in messages %}{{ messages[loop.index0].content }}{{ messages[-1].role[0] }}{% endfor %}';
+    expect(render(source, { messages })).toBe('말a'.repeat(3000));
   });
   it('may leave a loop body early any number of times', () => {
     expect(render('{% for i in range(2000) %}{% if true %}{% continue %}{% endif %}{% endfor %}끝')).toBe('끝');

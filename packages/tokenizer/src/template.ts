@@ -2,7 +2,7 @@ import { Environment, Interpreter, parse, type TemplateNode, type TemplateValue,
 
 /** Bounds of one rendering. A template comes with a model somebody else made, so it is run as untrusted code. */
 export interface TemplateLimits {
-  /** Evaluated expressions and statements, plus the length of each list and a 256th of the length of each string they give. */
+  /** Evaluated expressions and statements, plus a 16th of the length of each list and a 256th of that of each string they give. */
   readonly maxSteps: number;
   /** Items of one list, `range()` included. */
   readonly maxItems: number;
@@ -16,7 +16,7 @@ const defaultLimits: TemplateLimits = {
   maxSteps: 2_000_000,
   maxItems: 100_000,
   maxChars: 1_000_000,
-  maxElapsedMs: 5_000,
+  maxElapsedMs: 2_000,
 };
 const maxSourceChars = 1_000_000;
 const maxDepth = 500;
@@ -65,7 +65,8 @@ class BoundedInterpreter extends Interpreter {
       this.#spend(value.length >> 8);
     } else if (Array.isArray(value)) {
       if (value.length > this.#limits.maxItems) throw overLimit('a list', 'items', this.#limits.maxItems);
-      this.#spend(value.length);
+      // A sixteenth: templates look at `messages` in each turn, and a chat may have thousands of turns.
+      this.#spend(value.length >> 4);
     }
     return result;
   }

@@ -3,6 +3,7 @@ import { assistantSpans, sectionMask } from './assistant-mask.ts';
 import { type ChatMessage, type RenderedChat, renderChat } from './chat.ts';
 import { createStreamDecoder, type StreamDecoder, type TokenTextDecoder, tokenTextDecoder } from './decoding.ts';
 import { type LibraryModel, LibraryTokenizer } from './hugging-face.ts';
+import { checkPatterns } from './pattern-safety.ts';
 import { readAddedTokens, readSpecialTokens, type SpecialTokens } from './special-tokens.ts';
 import { ChatTemplate, TemplateError, type TemplateLimits } from './template.ts';
 
@@ -73,11 +74,13 @@ export interface TokenizerSource {
 /**
  * Makes a tokenizer from a model's files.
  *
- * @throws {TypeError} if a file is not what it should be, a special token of the config is unknown, or the chat template does not parse
+ * @throws {TypeError} if a file is not what it should be, a special token of the config is unknown, or a pattern could run without end
+ * @throws {TemplateError} if the chat template does not parse
  */
 export function createTokenizer(source: TokenizerSource): Tokenizer {
   const config = asObject(source.tokenizerConfig ?? {}, 'tokenizer_config.json');
   const json = asObject(source.tokenizerJson, 'tokenizer.json');
+  checkPatterns(json);
   const template = source.chatTemplate ?? configuredTemplate(config);
   return new PipelineTokenizer(
     json,
