@@ -130,6 +130,11 @@ describe('what is refused, with file and line', () => {
     ['UTF-16 without', new Uint8Array([0x7b, 0, 0x7d, 0]), /it is UTF-16/],
     ['bytes that are not UTF-8', new Uint8Array([0x7b, 0xff, 0x7d]), /rows.jsonl:1: must be UTF-8/],
     ['a broken list', '[{"text": "가"},\n {"text": }]', /rows.jsonl:2:11: must be JSON/],
+    [
+      'a list inside an object',
+      JSON.stringify({ data: [{ text: '가' }] }, null, 2),
+      /rows.jsonl:1: must be a list of rows/,
+    ],
     ['a list of texts', '["가"]', /rows.jsonl:1: must have the fields of a known format/],
   ])('%s', async (_, content, message) => {
     const error = await problem(content);

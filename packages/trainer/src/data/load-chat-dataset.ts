@@ -64,6 +64,12 @@ export async function loadChatDataset(
   const collector = new RowCollector(path, options.format);
   if (isList) await readList(files, path, options.maxJsonBytes ?? 512 << 20, hash, collector);
   else await readJsonLines(files, path, options.maxLineBytes ?? 16 << 20, hash, collector);
+  if (!isList && collector.rowCount === 0 && (await isOneObject(files, path, size)))
+    throw new FormatError(
+      path,
+      `${path}:1: must be a list of rows ([...]) or one row a line: it is one JSON object over several lines. Save the list alone.`,
+      { line: 1 },
+    );
   return { path, ...collector.finish(options.onBadRow ?? 'error'), sha256: bytesToHex(hash.digest()) };
 }
 
@@ -78,6 +84,11 @@ class RowCollector {
   constructor(path: string, format: DataFormat | undefined) {
     this.#path = path;
     this.#format = format;
+  }
+
+  /** Usable rows so far. */
+  get rowCount(): number {
+    return this.#rows.length;
   }
 
   add(line: number, value: unknown): void {
@@ -198,6 +209,16 @@ function elementLines(bytes: Uint8Array): number[] {
     else if (byte === 0x5d || byte === 0x7d) depth--;
   }
   return lines;
+}
+
+/** True if the whole file is a single JSON value of several lines, such as `{ "data": [...] }`. */
+async function isOneObject(files: FileSystem, path: string, size: number): Promise<boolean> {
+  if (size > 64 << 20) return false;
+  const bytes = await files.read(path);
+  const start = firstContent(bytes);
+  return (
+    bytes.includes(0x0a, start) && bytes[start] === 0x7b && new JsonScanner(bytes, start).findProblem() === undefined
+  );
 }
 
 function refuseUtf16(path: string, head: Uint8Array): void {
