@@ -183,6 +183,16 @@ export class Gradients {
       );
     return found;
   }
+  /** Adds another walk's gradients, which are used up: how micro-batches become one step. */
+  accumulate(other: Gradients): this {
+    untracked(() =>
+      noGrad(() => {
+        for (const [leaf, g] of other.#byLeaf) this.#byLeaf.set(leaf, accumulate(this.#byLeaf.get(leaf), g));
+      }),
+    );
+    other.#byLeaf.clear();
+    return this;
+  }
   entries(): Iterable<[Leaf, Tensor]> {
     return this.#byLeaf.entries();
   }

@@ -1,0 +1,74 @@
+/** What `train` yields, in order: start, (note | step | evaluate | checkpoint)*, end. */
+export type TrainEvent = StartEvent | StepEvent | EvaluateEvent | CheckpointEvent | NoteEvent | EndEvent;
+
+export interface StartEvent {
+  readonly type: 'start';
+  readonly totalSteps: number;
+  readonly stepsPerEpoch: number;
+  /** The first step to run: 1, or the one after the checkpoint that is resumed. */
+  readonly firstStep: number;
+  readonly trainableParameters: number;
+  readonly totalParameters: number;
+  readonly resumedFrom: string | null;
+}
+
+/** One optimizer step. Yielded for every step, so that a progress bar can move; `logged` ones are in log.jsonl. */
+export interface StepEvent {
+  readonly type: 'step';
+  readonly step: number;
+  readonly totalSteps: number;
+  readonly epoch: number;
+  /** Mean negative log-likelihood of the window's trained tokens, in nats. */
+  readonly loss: number;
+  /** Global L2 norm before clipping. */
+  readonly gradNorm: number;
+  readonly learningRate: number;
+  /** Tokens of this step, and those of them that were trained. */
+  readonly tokens: number;
+  readonly trainedTokens: number;
+  /** Tokens since the start of the run, earlier sessions included. */
+  readonly totalTokens: number;
+  readonly tokensPerSecond: number;
+  readonly elapsedMs: number;
+  /** Most bytes that tensors took at once so far. */
+  readonly peakBytes: number;
+  readonly logged: boolean;
+}
+
+export interface EvaluateEvent {
+  readonly type: 'evaluate';
+  readonly step: number;
+  readonly epoch: number;
+  readonly metrics: Readonly<{ evalLoss: number } & Record<string, number>>;
+  /** Lowest evaluation loss so far. */
+  readonly best: boolean;
+}
+
+export interface CheckpointEvent {
+  readonly type: 'checkpoint';
+  readonly step: number;
+  readonly path: string;
+  readonly elapsedMs: number;
+}
+
+/** Something the user should read. */
+export interface NoteEvent {
+  readonly type: 'note';
+  readonly message: string;
+}
+
+export interface EndEvent {
+  readonly type: 'end';
+  readonly reason: 'finished' | 'interrupted';
+  readonly step: number;
+  readonly totalSteps: number;
+  readonly elapsedMs: number;
+  readonly totalTokens: number;
+  readonly tokensPerSecond: number;
+  readonly peakBytes: number;
+  /** Mean of the logged window losses, as transformers' train_loss. */
+  readonly trainLoss: number;
+  readonly bestCheckpoint: string | null;
+  /** The newest checkpoint: where to resume after an interruption. */
+  readonly lastCheckpoint: string | null;
+}
