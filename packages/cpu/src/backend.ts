@@ -14,6 +14,7 @@ import { Elementwise } from './kernels/elementwise-plan.ts';
 import { pairedTile, plainTile } from './kernels/micro.ts';
 import { makeKernels } from './kernels/registry.ts';
 import { WorkMemory } from './memory.ts';
+import { selfTest } from './self-test.ts';
 import { Team } from './team.ts';
 
 const dtypes: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16', 'i32', 'u32', 'u8', 'i8']);
@@ -98,7 +99,7 @@ export class CpuBackend implements Backend {
       workMemoryLimitBytes: memory.limitBytes,
       liveBytes: memory.liveBytes,
       peakBytes: memory.peakBytes,
-      kernels: [...this.#kernels.keys()].filter((name) => !this.#disabled.has(name)),
+      kernels: this.kernelNames,
       elementwiseKernels: this.#elementwise.kernelCount,
       switchedOff: [...this.#disabled],
     };
@@ -108,6 +109,10 @@ export class CpuBackend implements Backend {
   disable(name: string): void {
     this.#disabled.add(name);
     if (name === 'elementwise') this.#elementwiseOn = false;
+  }
+
+  get kernelNames(): string[] {
+    return [...this.#kernels.keys()].filter((name) => !this.#disabled.has(name));
   }
 
   /** The thread team, for tests. */
@@ -134,5 +139,7 @@ export async function cpu(options: CpuOptions = {}): Promise<CpuBackend> {
   const chosen = choose(options);
   const memory = new WorkMemory({ shared: chosen.shared, limitBytes: chosen.memoryLimitBytes });
   const team = await Team.start(memory, chosen.threads);
-  return new CpuBackend(team, chosen);
+  const backend = new CpuBackend(team, chosen);
+  for (const name of await selfTest(backend, backend.kernelNames)) backend.disable(name);
+  return backend;
 }

@@ -1,6 +1,6 @@
 /** Small dense products inside attention: packing of row and column blocks in scratch, and C += A x B over register tiles. */
 
-import type { FunctionRef, Local, MemoryShape, ModuleBuilder } from '../assembler.ts';
+import type { FunctionRef, Local, ModuleBuilder } from '../assembler.ts';
 import { type I32, i32 } from '../instructions.ts';
 import type { Features } from './lanes.ts';
 import { edgeKernel, microKernel, type Tile } from './micro.ts';

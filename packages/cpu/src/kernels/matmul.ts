@@ -11,8 +11,8 @@ import {
   type MemoryShape,
   ModuleBuilder,
 } from '../assembler.ts';
-import { i32, store, v128 } from '../instructions.ts';
-import { elementShift, type Features, type FloatType, floatTypes, maddFor } from './lanes.ts';
+import { i32 } from '../instructions.ts';
+import { elementShift, type Features, type FloatType, floatTypes } from './lanes.ts';
 import { addSmallRows } from './matmul-small.ts';
 import { edgeKernel, microKernel, type Tile } from './micro.ts';
 import { type PackFunctions, packFunctions } from './pack.ts';

@@ -1,0 +1,51 @@
+/**
+ * Prints one hash of the results of every kernel family. Run in processes of their own with different threads and flags
+ * (V8's flag is process-wide): the hashes must be equal. Usage: node same-bits.ts THREADS [revectorize]
+ */
+import { attention, crossEntropy, rmsNorm, rope, tensor } from '@lorikeet/tensor';
+import { cpu } from '../index.ts';
+import { drawFloats } from './draw.ts';
+
+const [threads = '1', flag] = process.argv.slice(2);
+const backend = await cpu({ threads: Number(threads), revectorize: flag === 'revectorize' ? 'auto' : false });
+const made = (seed: number, ...shape: number[]) =>
+  tensor(
+    drawFloats(
+      shape.reduce((a, b) => a * b, 1),
+      seed,
+    ),
+    { backend, shape, requiresGrad: true },
+  );
+
+const [a, w, u, v, x, norm] = [
+  made(1, 150, 300),
+  made(2, 260, 300),
+  made(3, 150, 16),
+  made(4, 260, 16),
+  made(5, 200, 3, 40),
+  made(6, 40),
+];
+const results = () => {
+  const product = a.matmul(w, { transposeB: true, add: [u, v] });
+  const labels = tensor(
+    Int32Array.from({ length: 150 }, (_, i) => (i % 7 === 0 ? -100 : i)),
+    { backend, dtype: 'i32' },
+  );
+  const loss = crossEntropy(product.mul(0.1), labels);
+  const first = loss.backward();
+  const turned = rope(rmsNorm(x, norm, 1e-5), made(7, 200, 20), made(8, 200, 20));
+  const attended = attention(turned, turned, x, { lengths: [130, 70], slidingWindow: 90 });
+  const second = attended.silu().sum().backward();
+  return [product, loss, attended, ...[a, w, u, v].map((t) => first.of(t)), ...[x, norm].map((t) => second.of(t))];
+};
+let hash = 0xcbf29ce484222325n;
+// Several rounds, so that later ones run V8's optimized code: it must not change a bit either.
+for (let round = 0; round < 8; round++) {
+  for (const t of results()) {
+    for (const word of new Uint32Array((await t.bytes()).buffer))
+      hash = BigInt.asUintN(64, (hash ^ BigInt(word)) * 0x100000001b3n);
+  }
+  if (round === 0) console.log(`first ${hash.toString(16)}`);
+}
+console.log(`all ${hash.toString(16)}`);
+await backend.close();
