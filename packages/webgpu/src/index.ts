@@ -1,1 +1,4 @@
-export {};
+/** The WebGPU backend. */
+export { type WebGpuOptions, WebGpuUnavailableError } from './acquire.ts';
+export { WebGpuBackend, webgpu } from './backend.ts';
+export { KernelError } from './faults.ts';

@@ -1,0 +1,123 @@
+import { OutOfMemoryError } from '@lorikeet/tensor';
+import type { Faults } from './faults.ts';
+
+/** Values of the WebGPU specification; Node has no globals of these names. */
+export const bufferUsage = { mapRead: 1, copySource: 4, copyTarget: 8, uniform: 64, storage: 128 } as const;
+
+/** A GPU buffer that passes from tensor to tensor. */
+export interface PooledBuffer {
+  readonly gpu: GPUBuffer;
+  readonly capacity: number;
+  /** For the bind group cache. */
+  readonly id: number;
+  /** The last batch whose commands name it. */
+  lastBatch: number;
+}
+
+/** A tensor's memory: the backend's BufferHandle. */
+export class DeviceBuffer {
+  readonly pooled: PooledBuffer;
+  readonly byteLength: number;
+  freed = false;
+  constructor(pooled: PooledBuffer, byteLength: number) {
+    this.pooled = pooled;
+    this.byteLength = byteLength;
+  }
+  /** Bytes that are bound: whole words. */
+  get boundLength(): number {
+    return Math.max(4, Math.ceil(this.byteLength / 4) * 4);
+  }
+}
+
+const smallestClass = 256;
+/** Freed bytes that are always worth keeping. */
+const keptBytes = 64 * 2 ** 20;
+
+/** Sizes come in eighths of a power of two, so that at most an eighth is wasted and freed buffers find a taker. */
+export function sizeClass(byteLength: number): number {
+  if (byteLength <= smallestClass) return smallestClass;
+  const step = Math.max(smallestClass, 2 ** Math.floor(Math.log2(byteLength)) / 8);
+  return Math.ceil(byteLength / step) * step;
+}
+
+export interface PoolUse {
+  readonly liveBuffers: number;
+  readonly liveBytes: number;
+  readonly pooledBytes: number;
+}
+
+/**
+ * Buffers by size class. A freed buffer may still be named by commands that wait; because commands run in order, whoever
+ * takes it next writes after those have read.
+ */
+export class BufferPool {
+  readonly #device: GPUDevice;
+  readonly #faults: Faults;
+  readonly #free = new Map<number, PooledBuffer[]>();
+  /** Surplus buffers; a destroyed buffer may not be named by a submit, so they go after the next one. */
+  #doomed: PooledBuffer[] = [];
+  #nextId = 0;
+  #liveBuffers = 0;
+  #liveBytes = 0;
+  #pooledBytes = 0;
+
+  constructor(device: GPUDevice, faults: Faults) {
+    this.#device = device;
+    this.#faults = faults;
+  }
+
+  get use(): PoolUse {
+    return { liveBuffers: this.#liveBuffers, liveBytes: this.#liveBytes, pooledBytes: this.#pooledBytes };
+  }
+
+  take(byteLength: number): DeviceBuffer {
+    const { maxStorageBufferBindingSize, maxBufferSize } = this.#device.limits;
+    const limit = Math.min(maxStorageBufferBindingSize, maxBufferSize);
+    if (byteLength > limit)
+      throw new OutOfMemoryError(
+        `allocate: a tensor on this WebGPU device may have ${limit} bytes (${limit === maxBufferSize ? 'maxBufferSize' : 'maxStorageBufferBindingSize'}): got ${byteLength}, with ${this.#liveBytes} bytes live. Split the tensor, or use a device or backend with a larger limit.`,
+      );
+    const capacity = Math.min(sizeClass(byteLength), Math.floor(limit / 4) * 4);
+    const reused = this.#free.get(capacity)?.pop();
+    if (reused) this.#pooledBytes -= capacity;
+    const pooled = reused ?? this.#create(capacity, byteLength);
+    this.#liveBuffers++;
+    this.#liveBytes += capacity;
+    return new DeviceBuffer(pooled, byteLength);
+  }
+
+  give(buffer: DeviceBuffer): void {
+    if (buffer.freed) throw new Error('free: the buffer was freed before.');
+    buffer.freed = true;
+    const { pooled } = buffer;
+    this.#liveBuffers--;
+    this.#liveBytes -= pooled.capacity;
+    if (this.#pooledBytes + pooled.capacity > Math.max(keptBytes, this.#liveBytes)) {
+      this.#doomed.push(pooled);
+      return;
+    }
+    this.#pooledBytes += pooled.capacity;
+    const list = this.#free.get(pooled.capacity);
+    if (list) list.push(pooled);
+    else this.#free.set(pooled.capacity, [pooled]);
+  }
+
+  /** Destroys surplus buffers; call right after a submit. */
+  trim(): void {
+    for (const { gpu } of this.#doomed) gpu.destroy();
+    this.#doomed = [];
+  }
+
+  #create(capacity: number, byteLength: number): PooledBuffer {
+    const live = this.#liveBytes;
+    const gpu = this.#faults.watch(
+      () =>
+        this.#device.createBuffer({
+          size: capacity,
+          usage: bufferUsage.storage | bufferUsage.copySource | bufferUsage.copyTarget,
+        }),
+      `allocate: the device has no memory for ${byteLength} bytes more, with ${live} bytes live. Free tensors, use shorter batches or a smaller model.`,
+    );
+    return { gpu, capacity, id: this.#nextId++, lastBatch: 0 };
+  }
+}
