@@ -34,7 +34,10 @@ export class CpuBackend implements Backend {
     this.#team = team;
     this.#chosen = chosen;
     this.#elementwise = new Elementwise(team, chosen);
-    this.#kernels = makeKernels({ team, features: chosen }, chosen.revectorize ? pairedTile : plainTile);
+    this.#kernels = makeKernels(
+      { team, features: chosen, elementwise: this.#elementwise },
+      chosen.revectorize ? pairedTile : plainTile,
+    );
   }
 
   allocate(byteLength: number): BufferHandle {

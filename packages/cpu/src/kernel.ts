@@ -1,5 +1,6 @@
 import type { Call } from '@lorikeet/tensor';
 import type { ModuleBuilder } from './assembler.ts';
+import type { Elementwise } from './kernels/elementwise-plan.ts';
 import type { Features } from './kernels/lanes.ts';
 import type { Task, Team } from './team.ts';
 
@@ -14,6 +15,8 @@ export interface Kernel {
 export interface KernelHost {
   readonly team: Team;
   readonly features: Features;
+  /** For kernels whose result needs another dtype. */
+  readonly elementwise: Elementwise;
 }
 
 /** Installs a family's module at its first use, so that starting a backend compiles only what it runs. */

@@ -1,7 +1,6 @@
 /** The op `matmul` on the packed product: batches, column blocks, a second pair, bias, and 16-bit operands and results. */
-import type { Call, Operand } from '@lorikeet/tensor';
-import { broadcastStrides } from '@lorikeet/tensor';
-import { addressOf } from '../buffer.ts';
+import { broadcastStrides, type Call, type ElementwiseProgram, input, type Operand, sizeOf } from '@lorikeet/tensor';
+import { addressOf, CpuBuffer } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { type FloatType, floatTypes } from './lanes.ts';
 import { matmulModule } from './matmul.ts';
@@ -58,14 +57,50 @@ export function matmulKernel(
 
   const fits = ({ inputs, outputs }: Call): boolean => {
     const given = inputs.filter((x) => x !== null);
-    return (
-      given.every(({ dtype }) => isFloatType(dtype)) &&
-      outputs[0]!.dtype === 'f32' &&
-      (inputs[4]?.dtype ?? 'f32') === 'f32'
-    );
+    return [...given, outputs[0]!].every(({ dtype }) => isFloatType(dtype));
   };
 
-  const run = ({ inputs, outputs, attributes }: Call): void => {
+  /** Copies between dtypes. */
+  const convert = (from: Operand, to: Operand): void => {
+    elementwise.run({
+      op: matmulOp,
+      inputs: [from],
+      outputs: [to],
+      attributes: {},
+      program: copyProgram,
+      parameters: [],
+    });
+  };
+  /** A dense f32 operand in borrowed memory. */
+  const withFloats = (shape: readonly number[], use: (floats: Operand) => void): void => {
+    const bytes = sizeOf(shape) * 4;
+    const address = team.memory.allocate(bytes);
+    try {
+      const rowStride = sizeOf(shape.slice(1));
+      use({ buffer: new CpuBuffer(address, bytes), dtype: 'f32', shape, offset: 0, rowStride });
+    } finally {
+      team.memory.release(address);
+    }
+  };
+
+  /** The kernel writes f32 and reads an f32 bias; other dtypes pass through borrowed memory. */
+  const run = (call: Call): void => {
+    const out = call.outputs[0]!;
+    const bias = call.inputs[4];
+    if (out.dtype !== 'f32') {
+      withFloats(out.shape, (floats) => {
+        run({ ...call, outputs: [floats] });
+        convert(floats, out);
+      });
+    } else if (bias && bias.dtype !== 'f32') {
+      withFloats(bias.shape, (floats) => {
+        convert(bias, floats);
+        runFloats({ ...call, inputs: call.inputs.with(4, floats) });
+      });
+    } else runFloats(call);
+  };
+
+  const runFloats = ({ inputs, outputs, attributes }: Call): void => {
     const [a, b, u, v, bias] = inputs;
     const out = outputs[0]!;
     const { transposeA, transposeB } = attributes as unknown as Flags;
@@ -86,25 +121,25 @@ export function matmulKernel(
       return;
     }
     // Batch axes that repeat in the middle: one product for each index of the first axis.
-    for (let i = 0; i < batch[0]!; i++) run({ ...call(a!, b!, out, batch, i), attributes });
+    for (let i = 0; i < batch[0]!; i++) runFloats({ ...part(a!, b!, out, batch, i), attributes });
   };
 
   /** The call with the first batch axis fixed. */
-  const call = (
+  const part = (
     a: Operand,
     b: Operand,
     out: Operand,
     batch: readonly number[],
     index: number,
   ): Omit<Call, 'attributes'> => {
-    const part = (operand: Operand): Operand => {
+    const fixed = (operand: Operand): Operand => {
       const hasAxis = operand.shape.length - 2 === batch.length;
       if (!hasAxis) return operand;
       const offset = operand.shape[0] === 1 ? operand.offset : operand.offset + index * operand.rowStride;
       const shape = operand.shape.slice(1);
       return { ...operand, shape, offset, rowStride: shape.slice(1).reduce((x, y) => x * y, 1) };
     };
-    return { op: { name: 'matmul' }, inputs: [part(a), part(b), null, null, null], outputs: [part(out)] };
+    return { op: matmulOp, inputs: [fixed(a), fixed(b), null, null, null], outputs: [fixed(out)] };
   };
 
   return { fits, run, multiply };
