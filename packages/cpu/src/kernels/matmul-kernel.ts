@@ -44,8 +44,11 @@ interface Flags {
   readonly transposeB: boolean;
 }
 
+const matmulOp = { name: 'matmul' };
+const copyProgram: ElementwiseProgram = { name: 'matmul.narrow', inputs: 1, parameters: 0, outputs: [input(0)] };
+
 export function matmulKernel(
-  { team, features }: KernelHost,
+  { team, features, elementwise }: KernelHost,
   tile: Tile,
 ): Kernel & { multiply(product: Product): void } {
   const tasks = lazyTasks(team, () => matmulModule(team.memory.shape, features, tile));
