@@ -1,4 +1,4 @@
-import { edgesFor, GradNode, noGrad, type Rule } from './autograd.ts';
+import { type Edge, edgesFor, GradNode, noGrad, type Rule } from './autograd.ts';
 import type { Attributes, Backend, Call, KernelOp } from './backend.ts';
 import { zeros } from './creation.ts';
 import { bytesPerElement, type DType } from './dtype.ts';
@@ -211,9 +211,7 @@ function nodeParts<Names extends string, A>(
   options: OpOptions<Names, A>,
   gradient: NonNullable<OpOptions<Names, A>['gradient']>,
   tensors: readonly (Tensor | null)[],
-  edges:
-    | readonly ReturnType<typeof edgesFor>[number & keyof ReturnType<typeof edgesFor>][]
-    | NonNullable<ReturnType<typeof edgesFor>>,
+  edges: readonly Edge[],
   outputs: readonly Tensor[],
   attributes: A,
 ): ConstructorParameters<typeof GradNode>[0] {
@@ -224,9 +222,8 @@ function nodeParts<Names extends string, A>(
   );
   const backend = outputs[0]!.backend;
   const outputSpecs = outputs.map(({ shape, dtype }) => ({ shape, dtype }));
-  const list = edges as NonNullable<ReturnType<typeof edgesFor>>;
   const rules = names.map((n, i): Rule => {
-    if (!list[i]) return null;
+    if (!edges[i]) return null;
     const entry = gradient[n];
     if (!entry) return null;
     for (const s of entry.saves ?? []) {
@@ -253,7 +250,7 @@ function nodeParts<Names extends string, A>(
   });
   return {
     op: name,
-    edges: list.map((e, i) => (rules[i] ? e : null)),
+    edges: edges.map((e, i) => (rules[i] ? e : null)),
     inputShapes: tensors.map((t) => t?.shape ?? []),
     outputShapes: outputSpecs.map((s) => s.shape),
     rules,
