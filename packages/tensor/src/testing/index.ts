@@ -5,4 +5,5 @@ export { gradcheck } from './gradcheck.ts';
 export { type HostileBackend, hostileBackend } from './hostile-backend.ts';
 export { gradientInputs, type TestedOp, testedOps } from './op-cases.ts';
 export { type Framework, type OpSuiteOptions, opSuite, runSample } from './op-suite.ts';
+export { type Coverage, opTable, type RanReference } from './op-table.ts';
 export { type PropertySuiteOptions, propertySuite } from './property-suite.ts';
