@@ -18,13 +18,13 @@ const openers: Readonly<Record<BackendName, () => Promise<Backend>>> = {
 export type Opened = { readonly backend: Backend } | { readonly reason: string };
 
 /**
- * Opens a backend. Only webgpu may be missing (no adapter): for it the reason is returned, every other failure is thrown.
+ * Opens a backend. Only an adapter for webgpu may be missing: then its reason is returned, every other failure is thrown.
  */
 export async function openBackend(name: BackendName): Promise<Opened> {
   try {
     return { backend: await openers[name]() };
   } catch (error) {
-    if (name !== 'webgpu') throw error;
+    if ((error as Error).name !== 'WebGpuUnavailableError') throw error;
     return { reason: (error as Error).message };
   }
 }

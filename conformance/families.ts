@@ -1,9 +1,11 @@
 import { runOpCase } from './family-ops.ts';
-import { runScheduleCase } from './family-optim.ts';
+import { runOptimCase } from './family-optim.ts';
+import { runPhi3Case } from './family-phi3.ts';
 import type { FamilyRunner } from './findings.ts';
 
 /** Who runs the cases of each family. */
 export const runners: Readonly<Record<string, FamilyRunner>> = {
   ops: runOpCase,
-  optim: async (context) => runScheduleCase(context),
+  optim: runOptimCase,
+  phi3: runPhi3Case,
 };
