@@ -2,6 +2,7 @@ import type { GradNode, Leaf } from './autograd.ts';
 import type { Backend, Operand } from './backend.ts';
 import { bytesPerElement, type DType, decode, type TensorData } from './dtype.ts';
 import { UseAfterFreeError } from './errors.ts';
+import { unwatch, watch } from './leaks.ts';
 import type { Storage } from './memory.ts';
 import type { TensorMethods } from './methods.ts';
 import { track, untrack } from './scope.ts';
@@ -50,6 +51,7 @@ export class Tensor {
     this.#origin = origin;
     origin?.node.retain();
     track(this);
+    watch(this);
   }
 
   get backend(): Backend {
@@ -116,6 +118,7 @@ export class Tensor {
     if (this.#freed !== null) return;
     this.#freed = reason;
     untrack(this);
+    unwatch(this);
     this.#storage.release();
     this.#origin?.node.release();
     this.#origin = null;
