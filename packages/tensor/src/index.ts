@@ -26,6 +26,7 @@ export {
   UseAfterFreeError,
 } from './errors.ts';
 export * from './expression.ts';
+export { type Leak, reportLeaks } from './leaks.ts';
 export { type MemoryUse, memory } from './memory.ts';
 export * from './methods.ts';
 export { defineOp, type Op, type OpOptions, type Sample, type Spec } from './op.ts';
