@@ -1,3 +1,4 @@
+export { type BootstrapDifference, type BootstrapOptions, bootstrapDifference, type Measurement } from './bootstrap.ts';
 export {
   checkpointPath,
   findCheckpoint,
@@ -6,7 +7,22 @@ export {
   type TrainerState,
 } from './checkpoints.ts';
 export * from './data/index.ts';
+export {
+  describeRun,
+  estimateRun,
+  type MeasuredSpeed,
+  type MemoryPlan,
+  planMemory,
+  type Room,
+  type RunEstimate,
+  type RunFacts,
+  requireRoom,
+  showBytes,
+} from './estimate.ts';
+export { type EvaluateOptions, type Evaluation, type EvaluationBatch, evaluate, type RowScore } from './evaluate.ts';
+
 export type * from './events.ts';
+export { type ExactMatch, exactMatch } from './exact-match.ts';
 export {
   type IntervalStrategy,
   planSteps,
