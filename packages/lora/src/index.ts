@@ -1,1 +1,48 @@
-export {};
+/** LoRA for @lorikeet/nn: loralib's layers, PEFT's way of adapting a whole model, merging, and PEFT's folder format. */
+
+export {
+  type LoadAdapterOptions,
+  type LoadedAdapter,
+  loadAdapter,
+} from './folder/load-adapter.ts';
+export {
+  adapterConfigName,
+  adapterWeightsName,
+  type SaveAdapterOptions,
+  saveAdapter,
+  type WriteAdapterOptions,
+  writeAdapterFiles,
+} from './folder/save-adapter.ts';
+export {
+  isLoraLayer,
+  type LoraLayer,
+  loraLayers,
+  type MergeOptions,
+} from './lora-layer.ts';
+export { Conv1d, Conv2d, type ConvOptions } from './loralib/conv.ts';
+export { Embedding, type EmbeddingOptions } from './loralib/embedding.ts';
+export { Linear, type LinearOptions } from './loralib/linear.ts';
+export { MergedLinear, type MergedLinearOptions } from './loralib/merged-linear.ts';
+export type { LoraLayerOptions } from './loralib/options.ts';
+export { loraScaling } from './low-rank.ts';
+export {
+  countTrainableParameters,
+  loraStateDict,
+  markOnlyLoraAsTrainable,
+  printTrainableParameters,
+  type TrainableCount,
+} from './mark-trainable.ts';
+export { mergeAdapter, mergeAndUnload, unmergeAdapter } from './merge-adapter.ts';
+export { type AdapterState, adapterOf } from './peft/adapter-state.ts';
+export { type ApplyOptions, applyLora, disableAdapter, setAdapterEnabled, unloadAdapter } from './peft/apply-lora.ts';
+export { type BiasMode, type CompleteLoraConfig, completeLoraConfig, type LoraConfig } from './peft/lora-config.ts';
+export { LoraLinear, type LoraLinearOptions } from './peft/lora-linear.ts';
+export { type ParsedLoraConfig, parseLoraConfig } from './peft/parse-lora-config.ts';
+export {
+  type LoraTarget,
+  linearsOf,
+  matchesName,
+  type ResolvedTargets,
+  type ResolveOptions,
+  resolveTargets,
+} from './peft/target-matching.ts';

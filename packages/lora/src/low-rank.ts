@@ -1,0 +1,77 @@
+/** The low-rank update s B A (Hu et al. 2021, "LoRA"): initial values, scale, and the pair that a linear sums into its product. */
+import { asRows, kaimingUniform, normalInit } from '@lorikeet/nn';
+import { type Backend, nextKey, type RandomKey, type Tensor, zeros } from '@lorikeet/tensor';
+
+/** What `LinearLike.forward` takes as its second product: u [t, r] and b [out, r]. */
+export type Pair = readonly [u: Tensor, b: Tensor];
+
+/** Dropout on the adapter's input. */
+export interface InputDropout {
+  readonly p: number;
+  readonly training: boolean;
+  /** Module path: the mask's key inside withRandom. */
+  readonly path: string;
+}
+
+/** loraAlpha / r, or with rsLoRA loraAlpha / sqrt(r) (Kalajdzievski 2023). */
+export const loraScaling = (r: number, loraAlpha: number, useRslora = false): number =>
+  loraAlpha / (useRslora ? Math.sqrt(r) : r);
+
+export interface InitialOptions {
+  readonly backend: Backend;
+  readonly key: RandomKey;
+  /** See LoraConfig.initLoraWeights; 'zeros': both zero. @defaultValue true */
+  readonly init?: boolean | 'gaussian' | 'zeros';
+}
+
+/** lora_A [r, in] and lora_B [out, r], trainable, in f32 whatever the base is stored in. */
+export function initialPair(
+  shapeA: readonly [rows: number, inFeatures: number],
+  shapeB: readonly [outFeatures: number, columns: number],
+  { backend, key, init = true }: InitialOptions,
+): { a: Tensor; b: Tensor } {
+  const made = { backend, requiresGrad: true };
+  if (init === 'zeros') return { a: zeros(shapeA, made), b: zeros(shapeB, made) };
+  const keyA = key.fold('lora_A');
+  const a =
+    init === 'gaussian'
+      ? normalInit(shapeA, { ...made, key: keyA, std: 1 / shapeA[0] })
+      : kaimingUniform(shapeA, { ...made, key: keyA });
+  return { a, b: init === false ? kaimingUniform(shapeB, { ...made, key: key.fold('lora_B') }) : zeros(shapeB, made) };
+}
+
+/** Checks what every layer's constructor is given. */
+export function checkLoraOptions(
+  op: string,
+  { r, loraAlpha, loraDropout = 0 }: { readonly r: number; readonly loraAlpha: number; readonly loraDropout?: number },
+): void {
+  if (!Number.isSafeInteger(r) || r < 0)
+    throw new RangeError(`${op}: r must be a whole number of at least 0: got ${r}.`);
+  if (!Number.isFinite(loraAlpha)) throw new RangeError(`${op}: loraAlpha must be a finite number: got ${loraAlpha}.`);
+  if (!(loraDropout >= 0 && loraDropout < 1))
+    throw new RangeError(`${op}: loraDropout must be in [0, 1): got ${loraDropout}.`);
+}
+
+/** The dtype that the base gives is not widened by the adapter's f32 (PEFT casts the result back). */
+const narrowed = (t: Tensor, like: Tensor): Tensor =>
+  like.dtype === 'f16' || like.dtype === 'bf16' ? t.cast(like.dtype) : t;
+
+/**
+ * [u, b] with u b^T = s dropout(x) A^T B^T: x [..., in], a [r, in], b [out, r]. The scale is on u, the smallest of the
+ * three. `op` names the layer in the error for a wrong width.
+ */
+export function lowRankPair(op: string, x: Tensor, a: Tensor, b: Tensor, scaling: number, dropout: InputDropout): Pair {
+  const rows = asRows(op, x, a.shape[1]!);
+  const dropped = dropout.training && dropout.p > 0 ? rows.dropout(dropout.p, nextKey(dropout.path)) : rows;
+  const u = dropped.matmul(a, { transposeB: true }).mul(scaling); // [t, r]
+  const shaped = x.rank === 2 ? u : u.reshape([...x.shape.slice(0, -1), a.shape[0]!]);
+  return [narrowed(shaped, x), narrowed(b, x)];
+}
+
+/** One pair whose product is the sum of two: u side by side, b side by side. */
+export function joinPairs(first: Pair, second: Pair | undefined): Pair {
+  if (!second) return first;
+  const [u, b] = first;
+  const like = (t: Tensor, other: Tensor): Tensor => (t.dtype === other.dtype ? t : t.cast(other.dtype));
+  return [u.concat([like(second[0], u)], u.rank - 1), b.concat([like(second[1], b)], 1)];
+}
