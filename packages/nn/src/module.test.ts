@@ -4,6 +4,7 @@ import { describe, expect, it } from 'vitest';
 import { Dropout } from './dropout.ts';
 import { Embedding } from './embedding.ts';
 import { Linear, type LinearLike } from './linear.ts';
+import type { StateSource } from './load-state-dict.ts';
 import { Module } from './module.ts';
 import { type ModuleLike, type StateEntry, trainableParameters } from './module-tree.ts';
 
@@ -163,10 +164,7 @@ describe('loadStateDict', () => {
   it('a tied tensor may come under any of its paths', async () => {
     const model = make();
     model.heads.main.weight = model.embed_tokens.weight;
-    const state = new Map<
-      string,
-      Parameters<typeof model.loadStateDict>[0] extends ReadonlyMap<string, infer V> ? V : never
-    >(await bytesOf(model));
+    const state = new Map<string, StateSource>(await bytesOf(model));
     state.set('heads.main.weight', state.get('embed_tokens.weight')!);
     state.delete('embed_tokens.weight');
     expect(model.loadStateDict(state)).toEqual({ missingKeys: [], unexpectedKeys: [] });

@@ -1,1 +1,23 @@
-export {};
+/** Phi-3: configuration, model, loading, saving, generation. */
+export { type BuildOptions, buildPhi3, denseLinear } from './build.ts';
+export { type LongRope, type Phi3Config, Phi3ConfigError, parsePhi3Config, readPhi3Config } from './config.ts';
+export { type GeneratedToken, type GenerateOptions, generate } from './generate.ts';
+export { type InitPhi3Options, initPhi3 } from './initialize.ts';
+export { KeyValueCache } from './key-value-cache.ts';
+export { type LoadPhi3Options, loadPhi3 } from './load.ts';
+export { countTrainedTokens, ignoreIndex, type LossBatch, type LossOptions, shiftLabels } from './loss.ts';
+export {
+  type LogitsOptions,
+  type NonFiniteWeight,
+  Phi3Attention,
+  Phi3DecoderLayer,
+  Phi3ForCausalLM,
+  Phi3MLP,
+  Phi3Model,
+  type TokenBatch,
+} from './model.ts';
+export type { SamplingOptions } from './sampling.ts';
+export { type SavePhi3Options, savePhi3 } from './save.ts';
+export { score } from './score.ts';
+export { byteSource, type LinearFactory, type LinearRequest, materialize, type TensorSource } from './tensor-source.ts';
+export { phi3ParameterCount, phi3Tensors } from './tensors.ts';

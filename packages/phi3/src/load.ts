@@ -1,0 +1,127 @@
+import { type FileSystem, joinPath, readJson } from '@lorikeet/files';
+import { convertElements, openCheckpoint, type TensorEntry, type TensorReader } from '@lorikeet/safetensors';
+import type { Backend, DType } from '@lorikeet/tensor';
+import { buildPhi3 } from './build.ts';
+import { type Phi3Config, Phi3ConfigError, readPhi3Config } from './config.ts';
+import { countNonFinite } from './count-non-finite.ts';
+import type { NonFiniteWeight, Phi3ForCausalLM } from './model.ts';
+import type { LinearFactory, TensorSource } from './tensor-source.ts';
+import { phi3Tensors } from './tensors.ts';
+
+export interface LoadPhi3Options {
+  readonly backend: Backend;
+  /** Makes the linear layers, for example quantized ones. Default: dense, in the stored dtype. */
+  readonly linear?: LinearFactory;
+  /** Convert weights to this dtype. Default: as they are stored. */
+  readonly dtype?: DType;
+  /** Whether weights start with requiresGrad. Default false. */
+  readonly trainable?: boolean;
+  /** Called after each weight. */
+  readonly onProgress?: (progress: { readonly path: string; readonly loaded: number; readonly total: number }) => void;
+  /** Gets a sentence for each weight with NaN or infinities, which also stand in the model's nonFiniteWeights. Default console.warn. */
+  readonly warn?: (message: string) => void;
+}
+
+const loadable = new Set(['f32', 'f16', 'bf16', 'f64']);
+/** Buffers of transformers before 4.35, computed here. */
+const ignored = /^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$/;
+
+/** Everything in which a checkpoint differs from what the configuration says, by name. */
+function problemsOf(config: Phi3Config, entries: ReadonlyMap<string, TensorEntry>): string[] {
+  const expected = phi3Tensors(config);
+  const problems: string[] = [];
+  for (const [path, shape] of expected) {
+    const entry = entries.get(path);
+    if (!entry) problems.push(`${path}: missing, expected [${shape}]`);
+    else if (`${entry.shape}` !== `${shape}`) problems.push(`${path}: expected [${shape}], found [${entry.shape}]`);
+    else if (!loadable.has(entry.dtype))
+      problems.push(`${path}: expected BF16, F16 or F32, found ${entry.formatDtype}`);
+  }
+  for (const path of entries.keys())
+    if (!expected.has(path) && !ignored.test(path) && !(config.tieWordEmbeddings && path === 'lm_head.weight'))
+      problems.push(`${path}: not a tensor of this configuration`);
+  return problems;
+}
+
+function checkTensors(config: Phi3Config, reader: TensorReader): void {
+  const problems = problemsOf(config, reader.entries);
+  if (problems.length === 0) return;
+  const shown = problems.slice(0, 20);
+  if (problems.length > shown.length) shown.push(`... and ${problems.length - shown.length} more`);
+  throw new Phi3ConfigError(
+    `${reader.path}: weights must fit config.json: ${problems.length} ${problems.length === 1 ? 'tensor does' : 'tensors do'} not:\n  ${shown.join('\n  ')}\nUse config.json and weights of one model.`,
+  );
+}
+
+/** A tensor of a checkpoint as a source; what was read is also searched for NaN and infinities. */
+function fileSource(
+  reader: TensorReader,
+  path: string,
+  inspect: (bytes: Uint8Array, dtype: DType) => void,
+): TensorSource {
+  const entry = reader.entry(path);
+  const dtype = (entry.dtype === 'f64' ? 'f32' : entry.dtype) as DType;
+  const checked = (bytes: Uint8Array): Uint8Array => {
+    const converted = convertElements(entry, bytes).bytes;
+    inspect(converted, dtype);
+    return converted;
+  };
+  return {
+    path,
+    dtype,
+    shape: entry.shape,
+    read: async () => checked(await reader.read(path)),
+    readRows: async (start, end) => checked(await reader.readRows(path, start, end)),
+  };
+}
+
+const article = (count: number): string => `${count} value${count === 1 ? '' : 's'}`;
+
+/** Stop tokens of generation_config.json, or null when the file or the key is not there. */
+async function readStopTokenIds(files: FileSystem, dir: string, vocabSize: number): Promise<readonly number[] | null> {
+  const path = joinPath(dir, 'generation_config.json');
+  if ((await files.kind(path)) !== 'file') return null;
+  const json = await readJson(files, path);
+  const value =
+    json !== null && typeof json === 'object' && Object.hasOwn(json, 'eos_token_id')
+      ? (json as Record<string, unknown>).eos_token_id
+      : null;
+  if (value === null) return null;
+  const ids = Array.isArray(value) ? value : [value];
+  if (ids.every((id) => Number.isInteger(id) && id >= 0 && id < vocabSize)) return ids as number[];
+  throw new Phi3ConfigError(
+    `${path}: eos_token_id: expected ids below vocab_size ${vocabSize}, found ${JSON.stringify(value)}. Correct the file or remove it.`,
+  );
+}
+
+/**
+ * Loads a model folder in Hugging Face's form: config.json, generation_config.json if there, and the weights in
+ * safetensors, streamed tensor by tensor. All names, shapes and dtypes are checked before the first weight is read.
+ * @throws Phi3ConfigError, SafetensorsError, FileError, FormatError
+ */
+export async function loadPhi3(files: FileSystem, dir: string, options: LoadPhi3Options): Promise<Phi3ForCausalLM> {
+  const { backend, linear, dtype, trainable, onProgress, warn = (message: string) => console.warn(message) } = options;
+  const config = await readPhi3Config(files, dir);
+  const stopTokenIds = await readStopTokenIds(files, dir, config.vocabSize);
+  const reader = await openCheckpoint(files, dir);
+  checkTensors(config, reader);
+  const counts = new Map<string, number>();
+  const total = phi3Tensors(config).size;
+  let loaded = 0;
+  const source = (path: string): TensorSource => {
+    if (loaded > 0) onProgress?.({ path, loaded, total });
+    loaded++;
+    return fileSource(reader, path, (bytes, stored) => {
+      const found = countNonFinite(bytes, stored);
+      if (found > 0) counts.set(path, (counts.get(path) ?? 0) + found);
+    });
+  };
+  const model = await buildPhi3(config, source, { backend, linear, dtype, trainable });
+  onProgress?.({ path: 'model', loaded: total, total });
+  const nonFinite: NonFiniteWeight[] = [...counts].map(([path, count]) => ({ path, count }));
+  for (const { path, count } of nonFinite)
+    warn(`${dir}: ${path} holds ${article(count)} that are NaN or infinite. Download the weights again.`);
+  model.nonFiniteWeights = nonFinite;
+  if (stopTokenIds) model.stopTokenIds = stopTokenIds;
+  return model;
+}

@@ -1,0 +1,68 @@
+import { type LinearLike, plainWeightOf } from '@lorikeet/nn';
+import { checkpoint, crossEntropy, linearCrossEntropy, ShapeError, type Tensor, tensor } from '@lorikeet/tensor';
+
+export interface LossBatch {
+  /** [t], beside ids: the token itself where it is trained, -100 where not. */
+  readonly labels: Int32Array | readonly number[];
+  readonly lengths: readonly number[];
+}
+
+export interface LossOptions {
+  /** The sum of losses is divided by this; accumulation passes the window's count. Default: the labels that count, at least 1. */
+  readonly normalizer?: number;
+  /** Weight of the uniform distribution in the target (torch's label_smoothing). Default 0. */
+  readonly labelSmoothing?: number;
+}
+
+/** The label that is not counted. */
+export const ignoreIndex = -100;
+
+/** Labels of the next token: within each sequence one place to the left, the last token predicting nothing. */
+export function shiftLabels({ labels, lengths }: LossBatch): Int32Array {
+  const shifted = new Int32Array(labels.length).fill(ignoreIndex);
+  let start = 0;
+  for (const length of lengths) {
+    for (let i = start; i < start + length - 1; i++) shifted[i] = labels[i + 1]!;
+    start += length;
+  }
+  return shifted;
+}
+
+/** Labels that count in the loss of a batch: what a trainer sums over an accumulation window for `normalizer`. */
+export function countTrainedTokens(batch: LossBatch): number {
+  let count = 0;
+  for (const label of shiftLabels(batch)) if (label !== ignoreIndex) count++;
+  return count;
+}
+
+/** Cross-entropy of lm_head(hidden) against the shifted labels, in chunks of rows. */
+export function causalLoss(hidden: Tensor, lmHead: LinearLike, batch: LossBatch, options: LossOptions): Tensor {
+  if (batch.labels.length !== hidden.shape[0])
+    throw new ShapeError(`Phi3.loss: labels must be one an id: got ${batch.labels.length} for ${hidden.shape[0]} ids.`);
+  const labels = shiftLabels(batch);
+  const weight = plainWeightOf(lmHead);
+  const given = options.normalizer === undefined ? {} : { normalizer: options.normalizer };
+  const { labelSmoothing = 0 } = options;
+  if (weight) return linearCrossEntropy(hidden, weight, labels, { ...given, labelSmoothing });
+  return chunkedLoss(hidden, lmHead, labels, { ...given, labelSmoothing });
+}
+
+/** The same for a head that is more than a matrix (adapted, quantized): each chunk's logits are made again in the backward. */
+function chunkedLoss(hidden: Tensor, lmHead: LinearLike, labels: Int32Array, options: LossOptions): Tensor {
+  const chunkRows = 256;
+  const { backend } = hidden;
+  const rows = [...labels.keys()].filter((i) => labels[i] !== ignoreIndex);
+  const sum = (h: Tensor, y: Tensor): Tensor =>
+    crossEntropy(lmHead.forward(h), y, { reduction: 'sum', labelSmoothing: options.labelSmoothing ?? 0 });
+  let total = hidden.slice(0, 0, 0).sum(); // 0, and still part of the graph when no label counts
+  for (let start = 0; start < rows.length; start += chunkRows) {
+    const chunk = Int32Array.from(rows.slice(start, start + chunkRows));
+    const h = hidden.indexSelect(tensor(chunk, { backend, dtype: 'i32' }), 0);
+    const y = tensor(
+      chunk.map((i) => labels[i]!),
+      { backend, dtype: 'i32' },
+    );
+    total = total.add(checkpoint(sum, h, y));
+  }
+  return total.div(options.normalizer ?? Math.max(1, rows.length));
+}

@@ -1,0 +1,232 @@
+/** Phi-3 as transformers' modeling_phi3.py has it (4.57 and 5); properties carry the checkpoint's spelling. */
+import { Dropout, type Embedding, type LinearLike, Module, type RMSNorm } from '@lorikeet/nn';
+import { checkpoint, ShapeError, scope, type Tensor } from '@lorikeet/tensor';
+import type { Phi3Config } from './config.ts';
+import type { KeyValueCache } from './key-value-cache.ts';
+import { causalLoss, type LossBatch, type LossOptions } from './loss.ts';
+import { RopeTable } from './rope-table.ts';
+
+/** A padding-free batch: the tokens of all sequences one after another. */
+export interface TokenBatch {
+  /** [t] */
+  readonly ids: Int32Array | readonly number[];
+  /** Tokens of each sequence; they sum to t. */
+  readonly lengths: readonly number[];
+  /** [t], place of each token in its sequence. Default: 0, 1, ... in each. */
+  readonly positions?: Int32Array;
+}
+
+/** What all layers of one forward share. */
+interface LayerContext {
+  readonly lengths: readonly number[];
+  readonly cache: KeyValueCache | null;
+}
+
+export class Phi3Attention extends Module {
+  qkv_proj: LinearLike;
+  o_proj: LinearLike;
+  readonly #config: Phi3Config;
+  readonly #layer: number;
+
+  constructor(config: Phi3Config, layer: number, qkv: LinearLike, o: LinearLike) {
+    super();
+    this.qkv_proj = qkv;
+    this.o_proj = o;
+    this.#config = config;
+    this.#layer = layer;
+  }
+
+  /** x [t, d] -> [t, d]. q, k and v are column blocks of the fused product, used in place. */
+  forward(x: Tensor, cos: Tensor, sin: Tensor, { lengths, cache }: LayerContext): Tensor {
+    const { numAttentionHeads: h, numKeyValueHeads: kv, headDim: e, slidingWindow } = this.#config;
+    const t = x.shape[0]!;
+    const blocks = this.qkv_proj.forward(x).split([h * e, kv * e, kv * e]); // [t, (h + 2 kv) e]
+    const q = blocks[0]!.reshape([t, h, e]).rope(cos, sin);
+    const own = { k: blocks[1]!.reshape([t, kv, e]).rope(cos, sin), v: blocks[2]!.reshape([t, kv, e]) };
+    const { k, v } = cache ? cache.append(this.#layer, own.k, own.v) : own;
+    const keyLengths = cache ? [k.shape[0]!] : lengths;
+    const out = q.attention(k, v, { lengths, keyLengths, slidingWindow, scale: e ** -0.5 });
+    return this.o_proj.forward(out.reshape([t, h * e]));
+  }
+}
+
+export class Phi3MLP extends Module {
+  gate_up_proj: LinearLike;
+  down_proj: LinearLike;
+
+  constructor(gateUp: LinearLike, down: LinearLike) {
+    super();
+    this.gate_up_proj = gateUp;
+    this.down_proj = down;
+  }
+
+  /** down(silu(gate) * up), gate and up being the halves of one product. */
+  forward(x: Tensor): Tensor {
+    const half = this.gate_up_proj.outFeatures / 2;
+    const [gate, up] = this.gate_up_proj.forward(x).split([half, half]) as [Tensor, Tensor];
+    return this.down_proj.forward(gate.swiglu(up));
+  }
+}
+
+export class Phi3DecoderLayer extends Module {
+  self_attn: Phi3Attention;
+  mlp: Phi3MLP;
+  input_layernorm: RMSNorm;
+  post_attention_layernorm: RMSNorm;
+  resid_attn_dropout: Dropout;
+  resid_mlp_dropout: Dropout;
+
+  constructor(parts: {
+    readonly attention: Phi3Attention;
+    readonly mlp: Phi3MLP;
+    readonly inputNorm: RMSNorm;
+    readonly postAttentionNorm: RMSNorm;
+    readonly residPdrop: number;
+  }) {
+    super();
+    this.self_attn = parts.attention;
+    this.mlp = parts.mlp;
+    this.input_layernorm = parts.inputNorm;
+    this.post_attention_layernorm = parts.postAttentionNorm;
+    this.resid_attn_dropout = new Dropout(parts.residPdrop);
+    this.resid_mlp_dropout = new Dropout(parts.residPdrop);
+  }
+
+  /** x [t, d] -> [t, d]; frees its intermediate handles. */
+  forward(x: Tensor, cos: Tensor, sin: Tensor, context: LayerContext): Tensor {
+    return scope(() => {
+      const attended = this.self_attn.forward(this.input_layernorm.forward(x), cos, sin, context);
+      const h = x.add(this.resid_attn_dropout.forward(attended));
+      const fed = this.mlp.forward(this.post_attention_layernorm.forward(h));
+      return h.add(this.resid_mlp_dropout.forward(fed));
+    });
+  }
+}
+
+/** The decoder below the language-model head. */
+export class Phi3Model extends Module {
+  embed_tokens: Embedding;
+  layers: Phi3DecoderLayer[];
+  norm: RMSNorm;
+
+  constructor(embedTokens: Embedding, layers: Phi3DecoderLayer[], norm: RMSNorm) {
+    super();
+    this.embed_tokens = embedTokens;
+    this.layers = layers;
+    this.norm = norm;
+  }
+}
+
+/** A weight of a loaded checkpoint that holds NaN or infinities. */
+export interface NonFiniteWeight {
+  readonly path: string;
+  readonly count: number;
+}
+
+/** Phi-3 with its language-model head. Activations are f32 [t, d]; weights stay in the dtype they are stored in. */
+export class Phi3ForCausalLM extends Module {
+  model: Phi3Model;
+  lm_head: LinearLike;
+  readonly config: Phi3Config;
+  /** Recompute each layer in the backward instead of keeping its inner activations. Default false. */
+  gradientCheckpointing = false;
+  /** Tokens that end a generation: generation_config.json's eos_token_id, else config.json's. */
+  stopTokenIds: readonly number[];
+  /** Weights that were not finite when loaded; empty for a sound checkpoint. */
+  nonFiniteWeights: readonly NonFiniteWeight[] = [];
+  readonly #rope: RopeTable;
+
+  constructor(config: Phi3Config, model: Phi3Model, lmHead: LinearLike) {
+    super();
+    this.config = config;
+    this.model = model;
+    this.lm_head = lmHead;
+    this.stopTokenIds = config.eosTokenIds;
+    this.#rope = new RopeTable(config);
+    this.assignPaths();
+  }
+
+  /** The backend its tensors live on. */
+  get backend() {
+    return this.model.embed_tokens.weight.backend;
+  }
+
+  /** Whether a sequence of this many tokens is rotated by LongRoPE's long factors. */
+  usesLongFactors(sequenceLength: number): boolean {
+    return this.#rope.isLong(sequenceLength);
+  }
+
+  /**
+   * Hidden states [t, d] after the last norm. With a cache the batch is one sequence that continues what the cache holds:
+   * inside noGrad only, and positions count from the cache's length.
+   */
+  forward(batch: TokenBatch, cache: KeyValueCache | null = null): Tensor {
+    const { ids, lengths } = batch;
+    const positions = checkedPositions(batch, this.config, cache?.length ?? 0);
+    return scope(() => {
+      const { cos, sin } = this.#rope.at(positions, lengths, this.backend);
+      cache?.reserve(ids.length);
+      const rows = this.model.embed_tokens.forward(ids);
+      let x = rows.dtype === 'f64' ? rows : rows.cast('f32');
+      const context = { lengths, cache };
+      for (const layer of this.model.layers) {
+        const run = (h: Tensor, c: Tensor, s: Tensor): Tensor => layer.forward(h, c, s, context);
+        const next = this.gradientCheckpointing && !cache ? checkpoint(run, x, cos, sin) : run(x, cos, sin);
+        x.dispose();
+        x = next;
+      }
+      cache?.advance(ids.length);
+      return this.model.norm.forward(x);
+    });
+  }
+
+  /** Logits [t, v], or [sequences, v] of each sequence's last token with `last`. */
+  logits(batch: TokenBatch, { last = false, cache = null }: LogitsOptions = {}): Tensor {
+    return scope(() => {
+      const hidden = this.forward(batch, cache);
+      if (!last) return this.lm_head.forward(hidden);
+      let end = 0;
+      const rows = batch.lengths.map((n) => {
+        end += n;
+        return hidden.slice(0, end - 1, end);
+      });
+      return this.lm_head.forward(rows.length === 1 ? rows[0]! : rows[0]!.concat(rows.slice(1), 0));
+    });
+  }
+
+  /**
+   * The loss of predicting each token from those before it: labels [t] beside ids, shifted here within each sequence, -100
+   * not counted. The sum is divided by `normalizer` (default: the number of labels that count). A scalar; the full logits
+   * never exist.
+   */
+  loss(batch: TokenBatch & LossBatch, options: LossOptions = {}): Tensor {
+    return scope(() => causalLoss(this.forward(batch), this.lm_head, batch, options));
+  }
+}
+
+export interface LogitsOptions {
+  /** Only the last token of each sequence. */
+  readonly last?: boolean;
+  readonly cache?: KeyValueCache | null;
+}
+
+/** Positions of a batch, with the batch's own checks. */
+function checkedPositions(batch: TokenBatch, config: Phi3Config, cached: number): Int32Array {
+  const { ids, lengths, positions } = batch;
+  const total = lengths.reduce((sum, n) => sum + n, 0);
+  if (total !== ids.length || ids.length === 0 || lengths.some((n) => !Number.isInteger(n) || n < 1))
+    throw new ShapeError(
+      `Phi3: lengths must be positive integers that sum to the number of ids: got [${lengths.slice(0, 8).join(', ')}${lengths.length > 8 ? ', ...' : ''}] for ${ids.length} ids.`,
+    );
+  if (cached > 0 && lengths.length !== 1)
+    throw new ShapeError(`Phi3: a cache continues one sequence: got ${lengths.length}. Use one cache a sequence.`);
+  if (positions && positions.length !== ids.length)
+    throw new ShapeError(`Phi3: positions must be one an id: got ${positions.length} for ${ids.length} ids.`);
+  const made = positions ?? Int32Array.from(lengths.flatMap((n) => Array.from({ length: n }, (_, i) => cached + i)));
+  const furthest = made.reduce((most, p) => Math.max(most, p), 0);
+  if (furthest >= config.maxPositionEmbeddings || made.some((p) => p < 0))
+    throw new RangeError(
+      `Phi3: sequences must have at most ${config.maxPositionEmbeddings} tokens (max_position_embeddings): got position ${furthest}. Shorten them.`,
+    );
+  return made;
+}

@@ -1,0 +1,63 @@
+import { type FileSystem, joinPath, writeJson } from '@lorikeet/files';
+import { type WriteEntry, writeSharded } from '@lorikeet/safetensors';
+import { isFloat } from '@lorikeet/tensor';
+import type { Phi3ForCausalLM } from './model.ts';
+import { phi3Tensors } from './tensors.ts';
+
+export interface SavePhi3Options {
+  /** Most tensor bytes in a file. Default 5e9, as transformers. */
+  readonly maxShardBytes?: number;
+}
+
+function entriesOf(model: Phi3ForCausalLM): WriteEntry[] {
+  const state = model.stateDict();
+  const expected = phi3Tensors(model.config);
+  const problems = [...expected].flatMap(([path, shape]) => {
+    const t = state.get(path);
+    if (!t) return [`${path}: missing`];
+    return `${t.shape}` === `${shape}` && isFloat(t.dtype)
+      ? []
+      : [`${path}: expected [${shape}] floats, found [${t.shape}] ${t.dtype}`];
+  });
+  for (const path of state.keys()) if (!expected.has(path)) problems.push(`${path}: not part of a Phi-3 checkpoint`);
+  if (problems.length)
+    throw new Error(
+      `savePhi3: the model must be plain: ${problems.length} ${problems.length === 1 ? 'tensor is' : 'tensors are'} not:\n  ${problems.slice(0, 8).join('\n  ')}\nMerge and remove adapters first; save an adapter alone with its own function.`,
+    );
+  return [...expected].map(([name, shape]) => {
+    const t = state.get(name)!;
+    return { name, dtype: t.dtype, shape, bytes: () => t.bytes() };
+  });
+}
+
+const torchNames = { f32: 'float32', f16: 'float16', bf16: 'bfloat16', f64: 'float64' } as Readonly<
+  Record<string, string>
+>;
+
+/**
+ * Writes a model folder that transformers loads: weights (sharded when large), generation_config.json, and config.json last,
+ * so that a folder cut short is not a model. The directory is made; it must hold no weights yet. To replace one, write into
+ * the draft of writeDirectoryAtomic.
+ * @returns names of the files written
+ */
+export async function savePhi3(
+  files: FileSystem,
+  dir: string,
+  model: Phi3ForCausalLM,
+  options: SavePhi3Options = {},
+): Promise<string[]> {
+  const entries = entriesOf(model);
+  await files.makeDirectory(dir);
+  const written = await writeSharded(files, dir, entries, { ...options, metadata: { format: 'pt' } });
+  const { config, stopTokenIds } = model;
+  const ids = stopTokenIds.length === 1 ? stopTokenIds[0] : [...stopTokenIds];
+  const generation = {
+    bos_token_id: config.bosTokenId,
+    eos_token_id: stopTokenIds.length ? ids : null,
+    pad_token_id: config.padTokenId,
+  };
+  await writeJson(files, joinPath(dir, 'generation_config.json'), { _from_model_config: true, ...generation });
+  const dtype = torchNames[String(entries[0]!.dtype)];
+  await writeJson(files, joinPath(dir, 'config.json'), { ...config.source, torch_dtype: dtype });
+  return [...written, 'generation_config.json', 'config.json'];
+}
