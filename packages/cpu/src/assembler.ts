@@ -2,7 +2,7 @@
  * A small WebAssembly assembler: functions with locals and structured control flow over one imported memory.
  * Everything the kernels need and nothing more; the bytes go straight to `new WebAssembly.Module`.
  */
-import { type Code, type I32, type Int, i32, int, unsignedLeb, type ValueType } from './instructions.ts';
+import { type Code, type I32, type I64, type Int, i32, i64, int, unsignedLeb, type ValueType } from './instructions.ts';
 
 const typeByte: Record<ValueType, number> = { i32: 0x7f, i64: 0x7e, f32: 0x7d, f64: 0x7c, v128: 0x7b };
 
@@ -191,6 +191,11 @@ export class FunctionBuilder {
     this.emit([0xfc, 10, 0, 0]);
   }
 
+  /** Copies from the store (memory 1) to work memory. */
+  copyFromStore(to: Int, from: I64, length: Int): void {
+    this.emit([...int(to).bytes, ...from.bytes, ...int(length).bytes, 0xfc, 10, 0, 1]);
+  }
+
   body(): number[] {
     const runs: [count: number, type: ValueType][] = [];
     for (const type of this.#locals) {
@@ -222,6 +227,8 @@ export interface MemoryShape {
   readonly shared: boolean;
   /** In pages of 64 KiB, at most 65536. */
   readonly maximumPages: number;
+  /** Pages the 64-bit store may grow to; absent where there is no store. */
+  readonly storePages?: number | undefined;
 }
 
 /** The signature of every task: (argument block address, chunk number, scratch address). */
@@ -235,6 +242,7 @@ export class ModuleBuilder {
   readonly #imports: { name: string; type: number }[] = [];
   readonly #functions: { type: number; name: string | undefined; body: number[] }[] = [];
   #table = false;
+  #store = false;
 
   constructor(memory: MemoryShape) {
     this.#memory = memory;
@@ -242,6 +250,11 @@ export class ModuleBuilder {
 
   importTable(): void {
     this.#table = true;
+  }
+
+  /** Imports `e.store` as memory 1, which loads with 64-bit addresses read. */
+  importStore(): void {
+    this.#store = true;
   }
 
   typeIndex(params: readonly ValueType[], results: readonly ValueType[]): number {
@@ -286,7 +299,15 @@ export class ModuleBuilder {
   }
 
   build(): Uint8Array<ArrayBuffer> {
-    const { shared, maximumPages } = this.#memory;
+    const { shared, maximumPages, storePages = 0 } = this.#memory;
+    const storeImport = [
+      ...text('e'),
+      ...text('store'),
+      2,
+      shared ? 7 : 5,
+      ...unsignedLeb(1),
+      ...unsignedLeb(storePages),
+    ];
     const memory = [
       ...text('e'),
       ...text('memory'),
@@ -303,13 +324,23 @@ export class ModuleBuilder {
     const parts = [
       [0, 0x61, 0x73, 0x6d, 1, 0, 0, 0],
       section(1, lengthPrefixed(this.#typeBytes)),
-      section(2, lengthPrefixed([...imports, memory, ...(this.#table ? [table] : [])])),
+      section(
+        2,
+        lengthPrefixed([...imports, memory, ...(this.#store ? [storeImport] : []), ...(this.#table ? [table] : [])]),
+      ),
       section(3, lengthPrefixed(this.#functions.map((entry) => unsignedLeb(entry.type)))),
       section(7, lengthPrefixed(exported)),
       section(10, lengthPrefixed(this.#functions.map(({ body }) => [...unsignedLeb(body.length), ...body]))),
     ];
     return new Uint8Array(parts.flat());
   }
+}
+
+/** A pointer moved by a number of bytes below 4 GiB, in either memory. */
+export function moved<T extends 'i32' | 'i64'>(pointer: Code<T>, by: Int): Code<T> {
+  return pointer.type === 'i64'
+    ? (i64.add(pointer as I64, i64.extend(by)) as Code<T>)
+    : (i32.add(pointer as I32, by) as Code<T>);
 }
 
 /** The word at `index` of an argument block. */

@@ -7,13 +7,14 @@ import {
   type Operand,
   runReference,
 } from '@lorikeet/tensor';
-import { CpuBuffer } from './buffer.ts';
+import { type CpuBuffer, inStore } from './buffer.ts';
 import { type Chosen, type CpuOptions, choose } from './features.ts';
 import type { Kernel } from './kernel.ts';
 import { Elementwise } from './kernels/elementwise-plan.ts';
 import { pairedTile, plainTile } from './kernels/micro.ts';
 import { makeKernels } from './kernels/registry.ts';
-import { WorkMemory } from './memory.ts';
+import { LinearMemory, maxStorePages } from './memory.ts';
+import { Placement } from './placement.ts';
 import { selfTest } from './self-test.ts';
 import { Team } from './team.ts';
 
@@ -25,6 +26,7 @@ export class CpuBackend implements Backend {
   readonly dtypes = dtypes;
   readonly #team: Team;
   readonly #chosen: Chosen;
+  readonly #placement: Placement;
   readonly #elementwise: Elementwise;
   readonly #kernels: Map<string, Kernel>;
   #elementwiseOn = true;
@@ -33,6 +35,7 @@ export class CpuBackend implements Backend {
   constructor(team: Team, chosen: Chosen) {
     this.#team = team;
     this.#chosen = chosen;
+    this.#placement = new Placement(team.memory, team.store, chosen.storeFromBytes);
     this.#elementwise = new Elementwise(team, chosen);
     this.#kernels = makeKernels(
       { team, features: chosen, elementwise: this.#elementwise },
@@ -41,24 +44,20 @@ export class CpuBackend implements Backend {
   }
 
   allocate(byteLength: number): BufferHandle {
-    return new CpuBuffer(this.#team.memory.allocate(byteLength), byteLength);
+    return this.#placement.allocate(byteLength);
   }
 
   free(buffer: BufferHandle): void {
-    const known = buffer as CpuBuffer;
-    if (known.freed) throw new Error('cpu: a buffer must be freed once: it was freed before.');
-    known.freed = true;
-    this.#team.memory.release(known.address);
+    this.#placement.free(buffer as CpuBuffer);
   }
 
   write(buffer: BufferHandle, byteOffset: number, bytes: Uint8Array): void {
-    this.#team.memory.bytes.set(bytes, (buffer as CpuBuffer).address + byteOffset);
+    this.#placement.write(buffer as CpuBuffer, byteOffset, bytes);
   }
 
   async read(buffer: BufferHandle, byteOffset: number, byteLength: number): Promise<Uint8Array> {
     this.#team.check();
-    const start = (buffer as CpuBuffer).address + byteOffset;
-    return this.#team.memory.bytes.slice(start, start + byteLength);
+    return this.#placement.bytesOf(buffer as CpuBuffer).slice(byteOffset, byteOffset + byteLength);
   }
 
   supports(call: Call): boolean {
@@ -68,16 +67,36 @@ export class CpuBackend implements Backend {
 
   run(call: Call): void {
     this.#team.check();
-    if (call.program) {
-      if (this.#elementwiseOn && this.#elementwise.run(call)) return;
-    } else {
-      const kernel = this.#kernelFor(call);
-      if (kernel) {
-        kernel.run(call);
-        return;
-      }
+    const kernel = call.program ? undefined : this.#kernelFor(call);
+    const stays = kernel?.readsStore ?? [];
+    const isFar = (operand: Operand | null, i: number) => operand !== null && inStore(operand) && !stays.includes(i);
+    if (!call.inputs.some(isFar) && !call.outputs.some(inStore)) {
+      this.#compute(call, kernel);
+      return;
     }
-    const onBytes = (operand: Operand): Operand => ({ ...operand, buffer: this.#bytesOf(operand.buffer as CpuBuffer) });
+    const written = new Set<object>(call.outputs.map(({ buffer }) => buffer));
+    const near = call.inputs.filter((operand, i): operand is Operand => isFar(operand, i));
+    const { operands, release } = this.#placement.forWork([...near, ...call.outputs], written);
+    try {
+      const inputs = call.inputs.map((operand) =>
+        operand && near.includes(operand) ? operands[near.indexOf(operand)]! : operand,
+      );
+      this.#compute({ ...call, inputs }, kernel);
+    } finally {
+      release();
+    }
+  }
+
+  #compute(call: Call, kernel: Kernel | undefined): void {
+    if (kernel) {
+      kernel.run(call);
+      return;
+    }
+    if (call.program && this.#elementwiseOn && this.#elementwise.run(call)) return;
+    const onBytes = (operand: Operand): Operand => ({
+      ...operand,
+      buffer: bytesBuffer(this.#placement.bytesOf(operand.buffer as CpuBuffer)),
+    });
     runReference({ ...call, inputs: call.inputs.map((x) => x && onBytes(x)), outputs: call.outputs.map(onBytes) });
   }
 
@@ -91,7 +110,7 @@ export class CpuBackend implements Backend {
 
   describe(): Record<string, unknown> {
     const { threads, relaxed, revectorize, shared } = this.#chosen;
-    const { memory } = this.#team;
+    const { memory, store } = this.#team;
     return {
       name: this.name,
       threads,
@@ -102,6 +121,8 @@ export class CpuBackend implements Backend {
       workMemoryLimitBytes: memory.limitBytes,
       liveBytes: memory.liveBytes,
       peakBytes: memory.peakBytes,
+      storeLimitBytes: store?.limitBytes ?? 0,
+      storeBytes: store?.liveBytes ?? 0,
       kernels: this.kernelNames,
       elementwiseKernels: this.#elementwise.kernelCount,
       switchedOff: [...this.#disabled],
@@ -128,10 +149,6 @@ export class CpuBackend implements Backend {
     const kernel = this.#kernels.get(call.op.name);
     return kernel?.fits(call) ? kernel : undefined;
   }
-
-  #bytesOf({ address, byteLength }: CpuBuffer): BufferHandle {
-    return bytesBuffer(this.#team.memory.bytes.subarray(address, address + byteLength));
-  }
 }
 
 /**
@@ -140,9 +157,23 @@ export class CpuBackend implements Backend {
  */
 export async function cpu(options: CpuOptions = {}): Promise<CpuBackend> {
   const chosen = choose(options);
-  const memory = new WorkMemory({ shared: chosen.shared, limitBytes: chosen.memoryLimitBytes });
-  const team = await Team.start(memory, chosen.threads);
+  const store = chosen.store ? openStore() : undefined;
+  const memory = new LinearMemory({
+    shared: chosen.shared,
+    limitBytes: chosen.memoryLimitBytes,
+    ...(store && { storePages: store.shape.maximumPages }),
+  });
+  const team = await Team.start(memory, chosen.threads, store);
   const backend = new CpuBackend(team, chosen);
   for (const name of await selfTest(backend, backend.kernelNames)) backend.disable(name);
   return backend;
+}
+
+/** The 64-bit store; undefined where its address space cannot be reserved. */
+function openStore(): LinearMemory | undefined {
+  try {
+    return new LinearMemory({ shared: true, wide: true, limitBytes: maxStorePages * 65536 });
+  } catch {
+    return undefined;
+  }
 }

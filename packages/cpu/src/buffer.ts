@@ -3,8 +3,10 @@ import { bytesPerElement, type StorageType } from './kernels/lanes.ts';
 
 /** A tensor's memory: what `Backend.allocate` hands out. */
 export class CpuBuffer {
-  readonly address: number;
+  /** In work memory or, where `inStore`, in the store. */
+  address: number;
   readonly byteLength: number;
+  inStore = false;
   freed = false;
 
   constructor(address: number, byteLength: number) {
@@ -13,6 +15,8 @@ export class CpuBuffer {
   }
 }
 
-/** Byte address of an operand's first element. */
+/** Byte address of an operand's first element, in the memory that `inStore` names. */
 export const addressOf = ({ buffer, offset, dtype }: Operand): number =>
   (buffer as CpuBuffer).address + offset * bytesPerElement[dtype as StorageType];
+
+export const inStore = ({ buffer }: Operand): boolean => (buffer as CpuBuffer).inStore;

@@ -1,6 +1,6 @@
 /** What this machine and this host can do, and what the caller or LORIKEET_CPU allows. */
 import { ModuleBuilder } from './assembler.ts';
-import { f32x4 } from './instructions.ts';
+import { f32x4, i64, v128 } from './instructions.ts';
 
 export interface CpuOptions {
   /** Threads, the calling one included. Default: one a core. 1 starts no worker. */
@@ -11,6 +11,11 @@ export interface CpuOptions {
    * @defaultValue false
    */
   readonly revectorize?: 'auto' | false;
+  /**
+   * Tensors of at least this many bytes that are written whole go to the 64-bit store, from which products and embeddings
+   * read them; other ops copy them to work memory first. Default 1 MiB.
+   */
+  readonly storeFromBytes?: number;
   /** Upper bound of work memory in bytes, at most 4 GiB. Default 4 GiB. */
   readonly memoryLimitBytes?: number;
 }
@@ -22,6 +27,9 @@ export interface Chosen {
   readonly relaxed: boolean;
   readonly revectorize: boolean;
   readonly memoryLimitBytes: number | undefined;
+  /** A shared 64-bit memory beside work memory. */
+  readonly store: boolean;
+  readonly storeFromBytes: number;
 }
 
 const switchNames = ['norevec', 'norelaxed', 'nomem64'] as const;
@@ -44,6 +52,14 @@ export function parseSwitches(text: string): { switches: Set<string>; threads: n
 export function hasRelaxedSimd(): boolean {
   const m = new ModuleBuilder({ shared: false, maximumPages: 1 });
   m.function('probe', [], [], (f) => f.drop(f32x4.relaxedMadd(f32x4.const(1), f32x4.const(2), f32x4.const(3))));
+  return WebAssembly.validate(m.build());
+}
+
+/** Whether a module with a second, 64-bit shared memory compiles here. */
+function hasStore(): boolean {
+  const m = new ModuleBuilder({ shared: true, maximumPages: 1, storePages: 1 });
+  m.importStore();
+  m.function('probe', [], [], (f) => f.drop(v128.load(i64.const(0n))));
   return WebAssembly.validate(m.build());
 }
 
@@ -86,5 +102,7 @@ export function choose(options: CpuOptions): Chosen {
     relaxed: !switches.has('norelaxed') && hasRelaxedSimd(),
     revectorize: options.revectorize === 'auto' && !switches.has('norevec') && revectorizeOn(),
     memoryLimitBytes: limit,
+    store: shared && !switches.has('nomem64') && hasStore(),
+    storeFromBytes: options.storeFromBytes ?? 2 ** 20,
   };
 }

@@ -18,6 +18,8 @@ export type F64 = Code<'f64'>;
 export type V128 = Code<'v128'>;
 /** A 32-bit integer operand; a JavaScript number stands for a constant. */
 export type Int = I32 | number;
+/** Where a load reads: 32 bits address work memory (memory 0), 64 bits the store (memory 1). */
+export type Address = Int | I64;
 
 export const unsignedLeb = (value: number | bigint): number[] => {
   const out: number[] = [];
@@ -57,6 +59,12 @@ const make = <T extends ValueType>(type: T, ...parts: (readonly number[])[]): Co
 });
 const simd = (opcode: number) => [0xfd, ...unsignedLeb(opcode)];
 const memoryOperand = (alignLog2: number, offset: number) => [alignLog2, ...unsignedLeb(offset)];
+const isFar = (address: Address): address is I64 => typeof address !== 'number' && address.type === 'i64';
+/** Address, opcode and memory operand of a load; bit 6 of the alignment says that a memory index follows. */
+const loadBytes = (address: Address, opcode: readonly number[], alignLog2: number, offset: number): number[] =>
+  isFar(address)
+    ? [...address.bytes, ...opcode, alignLog2 | 0x40, 1, ...unsignedLeb(offset)]
+    : [...int(address).bytes, ...opcode, ...memoryOperand(alignLog2, offset)];
 const floatBytes = (value: number) => [...new Uint8Array(new Float32Array([value]).buffer)];
 const doubleBytes = (value: number) => [...new Uint8Array(new Float64Array([value]).buffer)];
 
@@ -67,8 +75,8 @@ export const int = (value: Int): I32 =>
 const intBinary = (opcode: number) => (a: Int, b: Int) => make('i32', int(a).bytes, int(b).bytes, [opcode]);
 const load32 =
   <T extends ValueType>(type: T, opcode: number, alignLog2: number) =>
-  (address: Int, offset = 0) =>
-    make(type, int(address).bytes, [opcode], memoryOperand(alignLog2, offset));
+  (address: Address, offset = 0) =>
+    make(type, loadBytes(address, [opcode], alignLog2, offset));
 const atomic = (opcode: number) => [0xfe, opcode];
 
 /** 32-bit integers. Comparisons give 0 or 1. */
@@ -128,6 +136,7 @@ export const i64 = {
   or: longBinary(0x84),
   shl: longBinary(0x86),
   shrU: longBinary(0x88),
+  load: load32('i64', 0x29, 3),
   eq: (a: I64, b: I64) => make('i32', a.bytes, b.bytes, [0x51]),
   atomicLoad: (address: Int, offset = 0) => make('i64', int(address).bytes, atomic(0x11), memoryOperand(3, offset)),
   /** Stores `replacement` where the word equals `expected`; gives the value before. */
@@ -181,8 +190,8 @@ const vectorBinary = (opcode: number) => (a: V128, b: V128) => make('v128', a.by
 const vectorShift = (opcode: number) => (a: V128, bits: Int) => make('v128', a.bytes, int(bits).bytes, simd(opcode));
 const vectorLoad =
   (opcode: number, alignLog2: number) =>
-  (address: Int, offset = 0) =>
-    make('v128', int(address).bytes, simd(opcode), memoryOperand(alignLog2, offset));
+  (address: Address, offset = 0) =>
+    make('v128', loadBytes(address, simd(opcode), alignLog2, offset));
 
 export const v128 = {
   load: vectorLoad(0x00, 2),

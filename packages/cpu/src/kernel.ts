@@ -6,6 +6,8 @@ import type { Task, Team } from './team.ts';
 
 /** A hand-written kernel for one op. */
 export interface Kernel {
+  /** Inputs that may lie in the store; others are in work memory when it runs. */
+  readonly readsStore?: readonly number[];
   /** Whether it can compute this call; asked with shapes, dtypes, strides and attributes, perhaps before buffers exist. */
   fits(call: Call): boolean;
   run(call: Call): void;

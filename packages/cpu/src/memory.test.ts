@@ -1,7 +1,7 @@
 import { OutOfMemoryError } from '@lorikeet/tensor';
 import fc from 'fast-check';
 import { expect, test } from 'vitest';
-import { WorkMemory } from './memory.ts';
+import { LinearMemory } from './memory.ts';
 
 const limitBytes = 4 * 1024 * 1024;
 
@@ -9,7 +9,7 @@ test('live blocks are aligned, never overlap and keep their bytes; freed memory 
   const step = fc.record({ bytes: fc.integer({ min: 0, max: 70_000 }), release: fc.nat(), frees: fc.boolean() });
   fc.assert(
     fc.property(fc.array(step, { maxLength: 80 }), (steps) => {
-      const memory = new WorkMemory({ shared: false, limitBytes });
+      const memory = new LinearMemory({ shared: false, limitBytes });
       const live: { address: number; bytes: number; mark: number }[] = [];
       for (const [i, { bytes, release, frees }] of steps.entries()) {
         if (frees && live.length > 0) {
@@ -45,7 +45,7 @@ test('live blocks are aligned, never overlap and keep their bytes; freed memory 
 });
 
 test('live and peak bytes follow allocation and release', () => {
-  const memory = new WorkMemory({ shared: false });
+  const memory = new LinearMemory({ shared: false });
   const a = memory.allocate(1000);
   const b = memory.allocate(5000);
   const both = memory.liveBytes;
@@ -58,7 +58,7 @@ test('live and peak bytes follow allocation and release', () => {
 });
 
 test('what does not fit is refused with the numbers, and nothing changes', () => {
-  const memory = new WorkMemory({ shared: false, limitBytes });
+  const memory = new LinearMemory({ shared: false, limitBytes });
   const kept = memory.allocate(1024);
   const before = memory.liveBytes;
   expect(() => memory.allocate(5_000_000)).toThrow(

@@ -1,5 +1,6 @@
 /**
- * Work memory: one 32-bit WebAssembly memory that grows, and an allocator over it.
+ * Linear memories that grow, with an allocator: work memory (32-bit addresses, at most 4 GiB) where kernels compute, and
+ * the store (64-bit, at most 16 GiB) for large tensors that are only read, such as frozen weights.
  * Blocks are 64-byte aligned and rounded up to 64 bytes, so a kernel may read a full vector past a tensor's last element.
  */
 import { OutOfMemoryError } from '@lorikeet/tensor';
@@ -28,11 +29,16 @@ const binOf = (bytes: number) => {
   return octave * 4 + Math.floor((units / 2 ** octave - 1) * 4);
 };
 
+const maxWorkPages = 65536;
+/** V8's limit for 64-bit memories: 16 GiB. */
+export const maxStorePages = 262144;
+
 /** Best fit over bins, with coalescing of neighbours; addresses are stable. */
-export class WorkMemory {
+export class LinearMemory {
   readonly memory: WebAssembly.Memory;
   readonly shape: MemoryShape;
   readonly limitBytes: number;
+  readonly #wide: boolean;
   #capacity: number;
   #last: Block;
   readonly #byAddress = new Map<number, Block>();
@@ -42,11 +48,17 @@ export class WorkMemory {
   #bytes: Uint8Array<ArrayBufferLike>;
 
   /** The first page is left to the team's control words and argument blocks. */
-  constructor(options: { shared: boolean; limitBytes?: number | undefined }) {
-    const pages = Math.floor(Math.min(options.limitBytes ?? 2 ** 32, 2 ** 32) / pageBytes);
-    this.shape = { shared: options.shared, maximumPages: Math.max(2, pages) };
-    this.limitBytes = this.shape.maximumPages * pageBytes;
-    this.memory = new WebAssembly.Memory({ initial: 2, maximum: this.shape.maximumPages, shared: options.shared });
+  constructor(options: { shared: boolean; limitBytes?: number | undefined; wide?: boolean; storePages?: number }) {
+    const { shared, limitBytes = Number.POSITIVE_INFINITY, wide = false, storePages } = options;
+    const limitPages = Math.floor(limitBytes / pageBytes);
+    const maximum = Math.max(2, Math.min(limitPages, wide ? maxStorePages : maxWorkPages));
+    this.#wide = wide;
+    this.shape = { shared, maximumPages: maximum, storePages };
+    this.limitBytes = maximum * pageBytes;
+    const descriptor = wide
+      ? { initial: 2n, maximum: BigInt(maximum), shared, address: 'i64' }
+      : { initial: 2, maximum, shared };
+    this.memory = new WebAssembly.Memory(descriptor as WebAssembly.MemoryDescriptor);
     this.#capacity = 2 * pageBytes;
     this.#bytes = new Uint8Array(this.memory.buffer);
     this.#last = { address: pageBytes, bytes: pageBytes, free: true, previous: undefined, next: undefined };
@@ -151,10 +163,10 @@ export class WorkMemory {
     const missing = needed - (this.#last.free ? this.#last.bytes : 0);
     const room = this.limitBytes - this.#capacity;
     const growth = Math.min(roundUp(Math.max(missing, growthBytes, this.#capacity / 8), pageBytes), room);
-    if (missing > room || !this.#tryGrow(growth)) {
+    if (missing > room || !this.#grewBy(growth)) {
       throw new OutOfMemoryError(
         `cpu memory: a block must fit: ${needed} bytes asked, ${this.#live} live, limit ${this.limitBytes}. ` +
-          'Dispose tensors, use shorter batches or checkpoint(); work memory ends at 4 GiB.',
+          `Dispose tensors, use shorter batches or checkpoint(); ${this.#wide ? 'the store ends at 16' : 'work memory ends at 4'} GiB.`,
       );
     }
     const added: Block = {
@@ -177,9 +189,10 @@ export class WorkMemory {
     return before;
   }
 
-  #tryGrow(bytes: number): boolean {
+  #grewBy(bytes: number): boolean {
     try {
-      this.memory.grow(bytes / pageBytes);
+      const pages = bytes / pageBytes;
+      this.memory.grow((this.#wide ? BigInt(pages) : pages) as number);
       return true;
     } catch {
       return false;

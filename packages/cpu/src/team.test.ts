@@ -4,7 +4,7 @@ import { afterEach, expect, test } from 'vitest';
 import { argument, ModuleBuilder } from './assembler.ts';
 import { type CpuBackend, cpu } from './index.ts';
 import { i32, store } from './instructions.ts';
-import { WorkMemory } from './memory.ts';
+import { LinearMemory } from './memory.ts';
 import { Team } from './team.ts';
 
 const teams: Team[] = [];
@@ -14,7 +14,7 @@ afterEach(async () => {
 
 /** A task that adds 1 to the chunk's own counter, after some work. */
 async function counting(threads: number) {
-  const memory = new WorkMemory({ shared: true });
+  const memory = new LinearMemory({ shared: true });
   const team = await Team.start(memory, threads);
   teams.push(team);
   const m = new ModuleBuilder(memory.shape);

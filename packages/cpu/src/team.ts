@@ -3,7 +3,7 @@
  * shape alone and a chunk's result does not depend on who computes it, so any number of threads gives the same bits.
  */
 import type { ModuleBuilder } from './assembler.ts';
-import type { WorkMemory } from './memory.ts';
+import type { LinearMemory } from './memory.ts';
 import { control, runResult, teamModule } from './team-module.ts';
 import { workerSource } from './worker-source.ts';
 
@@ -40,7 +40,9 @@ type Install = (count: number, scratch: number) => void;
 const bytesOf = (text: Uint8Array) => new TextDecoder().decode(text.slice(0, text.indexOf(0)));
 
 export class Team {
-  readonly memory: WorkMemory;
+  readonly memory: LinearMemory;
+  /** Large tensors that kernels only read; absent where 64-bit memories are. */
+  readonly store: LinearMemory | undefined;
   readonly threads: number;
   readonly #exports: LoopExports;
   readonly #install: Install;
@@ -52,12 +54,13 @@ export class Team {
   #failure: TeamError | undefined;
   #closing = false;
 
-  private constructor(memory: WorkMemory, threads: number) {
+  private constructor(memory: LinearMemory, threads: number, store: LinearMemory | undefined) {
     this.memory = memory;
+    this.store = store;
     this.threads = threads;
     this.#scratch = this.#newScratch();
     const table = new WebAssembly.Table({ element: 'anyfunc', initial: control.slots });
-    this.#install = makeInstaller(memory.memory, table);
+    this.#install = makeInstaller(memory.memory, store?.memory, table);
     const loop = new WebAssembly.Module(teamModule(memory.shape));
     const imports = { e: { memory: memory.memory, table, install: this.#install } };
     this.#exports = new WebAssembly.Instance(loop, imports).exports as unknown as LoopExports;
@@ -68,8 +71,8 @@ export class Team {
   readonly #loop: WebAssembly.Module;
 
   /** Starts `threads - 1` workers and waits until each runs. */
-  static async start(memory: WorkMemory, threads: number): Promise<Team> {
-    const team = new Team(memory, memory.shape.shared ? threads : 1);
+  static async start(memory: LinearMemory, threads: number, store?: LinearMemory): Promise<Team> {
+    const team = new Team(memory, memory.shape.shared ? threads : 1, store);
     if (team.threads === 1) return team;
     new Int32Array(memory.memory.buffer)[control.spins / 4] = spinsFor(spinMicroseconds);
     for (let number = 1; number < team.threads; number++) team.#workers.push(team.#startWorker(number));
@@ -153,7 +156,14 @@ export class Team {
 
   #startWorker(number: number): WorkerHandle {
     const name = `worker ${number} of the cpu team`;
-    const data = { memory: this.memory.memory, loop: this.#loop, scratch: this.#newScratch(), number, control };
+    const data = {
+      memory: this.memory.memory,
+      store: this.store?.memory,
+      loop: this.#loop,
+      scratch: this.#newScratch(),
+      number,
+      control,
+    };
     const died = (why: string) => {
       if (this.#closing) return;
       this.#failure ??= new TeamError(`cpu: every worker must live: ${name} ${why}. Make a new backend.`);
@@ -182,7 +192,11 @@ export function floatWord(value: number): number {
 const floatView = new Float32Array(1);
 const wordView = new Uint32Array(floatView.buffer);
 
-function makeInstaller(memory: WebAssembly.Memory, table: WebAssembly.Table): Install {
+function makeInstaller(
+  memory: WebAssembly.Memory,
+  store: WebAssembly.Memory | undefined,
+  table: WebAssembly.Table,
+): Install {
   let installed = 0;
   return (count, scratch) => {
     for (; installed < count; installed++) {
@@ -190,7 +204,7 @@ function makeInstaller(memory: WebAssembly.Memory, table: WebAssembly.Table): In
       const at = control.modules / 4 + installed * 4;
       const [address, length, firstSlot] = [words[at]!, words[at + 1]!, words[at + 2]!];
       const module = new WebAssembly.Module(new Uint8Array(memory.buffer, address, length).slice());
-      const exported = new WebAssembly.Instance(module, { e: { memory, table } }).exports;
+      const exported = new WebAssembly.Instance(module, { e: { memory, table, ...(store && { store }) } }).exports;
       for (const [i, { name }] of WebAssembly.Module.exports(module).entries())
         table.set(firstSlot + i, exported[name]);
     }

@@ -3,23 +3,23 @@
  * `install` brings this thread's function table up to the modules that the main thread has published in the control page.
  */
 export const workerSource = `
-const makeInstall = (memory, table, control) => {
+const makeInstall = (memory, store, table, control) => {
   let installed = 0;
   return (count, scratch) => {
     for (; installed < count; installed++) {
       const words = new Uint32Array(memory.buffer);
       const [address, length, firstSlot] = words.subarray(control.modules / 4 + installed * 4);
       const module = new WebAssembly.Module(new Uint8Array(memory.buffer, address, length).slice());
-      const exported = new WebAssembly.Instance(module, { e: { memory, table } }).exports;
+      const exported = new WebAssembly.Instance(module, { e: { memory, store, table } }).exports;
       WebAssembly.Module.exports(module).forEach(({ name }, i) => table.set(firstSlot + i, exported[name]));
     }
     new Int32Array(memory.buffer)[(scratch - 64) / 4] = installed;
   };
 };
-const start = ({ memory, loop, scratch, number, control }, ready) => {
+const start = ({ memory, store, loop, scratch, number, control }, ready) => {
   try {
     const table = new WebAssembly.Table({ element: 'anyfunc', initial: control.slots });
-    const install = makeInstall(memory, table, control);
+    const install = makeInstall(memory, store, table, control);
     const { worker } = new WebAssembly.Instance(loop, { e: { memory, table, install } }).exports;
     ready();
     worker(scratch);

@@ -1,6 +1,6 @@
 /** contiguous, slice, pad, concat, permute, writeRows, indexSelect and indexAdd as kernels. */
 import type { Call, Operand } from '@lorikeet/tensor';
-import { addressOf } from '../buffer.ts';
+import { addressOf, inStore } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { addColumns, addWord, copyModule, copyWord, selectWord } from './copy.ts';
 import { fold } from './elementwise-plan.ts';
@@ -160,6 +160,7 @@ function indexKernels(team: KernelHost['team'], tasks: ReturnType<typeof lazyTas
   };
   return {
     indexSelect: {
+      readsStore: [0],
       fits: ({ inputs, outputs }) => inputs[0]!.dtype === outputs[0]!.dtype,
       run: ({ inputs, outputs }) => {
         const [x, indices] = [inputs[0]!, inputs[1]!];
@@ -168,7 +169,8 @@ function indexKernels(team: KernelHost['team'], tasks: ReturnType<typeof lazyTas
         const bytes = inner * widthOf(x);
         const perChunk = Math.max(1, Math.floor(bytesPerChunk / Math.max(1, bytes)));
         const words: number[] = [];
-        words[selectWord.from] = addressOf(x);
+        words[selectWord.from] = addressOf(x) % 2 ** 32;
+        words[selectWord.from + 1] = Math.floor(addressOf(x) / 2 ** 32);
         words[selectWord.to] = addressOf(outputs[0]!);
         words[selectWord.indices] = addressOf(indices);
         words[selectWord.m] = m;
@@ -176,7 +178,8 @@ function indexKernels(team: KernelHost['team'], tasks: ReturnType<typeof lazyTas
         words[selectWord.bytes] = bytes;
         words[selectWord.rows] = outer * m;
         words[selectWord.rowsPerChunk] = perChunk;
-        team.run(tasks().selectRows!, words, Math.ceil((outer * m) / perChunk));
+        const task = inStore(x) ? 'selectStoreRows' : 'selectRows';
+        team.run(tasks()[task]!, words, Math.ceil((outer * m) / perChunk));
       },
     },
     indexAdd: {

@@ -1,6 +1,6 @@
 /** Copies between strided places: runs of bytes along the innermost axis, single elements where that axis has a stride. */
-import { argument, type MemoryShape, ModuleBuilder } from '../assembler.ts';
-import { f32, type I32, i32, store } from '../instructions.ts';
+import { argument, type MemoryShape, ModuleBuilder, moved } from '../assembler.ts';
+import { f32, type I32, i32, i64, store } from '../instructions.ts';
 
 /** Three outer axes and the innermost; strides and lengths in bytes. */
 export const copyWord = {
@@ -17,18 +17,31 @@ export const copyWord = {
   fromStep: 14,
   toStep: 15,
 } as const;
-/** Rows named by i32 indices: out[o, j] = x[o, indices[j]], rows of `bytes` bytes. */
-export const selectWord = { from: 0, to: 1, indices: 2, m: 3, n: 4, bytes: 5, rows: 6, rowsPerChunk: 7 } as const;
+/** Rows named by i32 indices: out[o, j] = x[o, indices[j]], rows of `bytes` bytes; `from` is 64 bits wide. */
+export const selectWord = {
+  from: 0,
+  to: 2,
+  indices: 3,
+  m: 4,
+  n: 5,
+  bytes: 6,
+  rows: 7,
+  rowsPerChunk: 8,
+} as const;
 /** out[o, indices[j], i] += source[o, j, i] in f32: chunk = (o, columns). */
 export const addWord = { source: 0, to: 1, indices: 2, m: 3, n: 4, inner: 5, blocks: 6 } as const;
 export const addColumns = 256;
 
-/** Tasks `copyRuns`, `copyElements1`, `copyElements2`, `copyElements4`, `selectRows` and `addRows`. */
+/** Tasks `copyRuns`, `copyElements1`, `copyElements2`, `copyElements4`, `selectRows` (and `selectStoreRows`) and `addRows`. */
 export function copyModule(memory: MemoryShape): ModuleBuilder {
   const m = new ModuleBuilder(memory);
   copyTask(m, 'copyRuns', null);
   for (const width of [1, 2, 4] as const) copyTask(m, `copyElements${width}`, width);
-  selectRows(m);
+  selectRows(m, 'selectRows', false);
+  if (memory.storePages) {
+    m.importStore();
+    selectRows(m, 'selectStoreRows', true);
+  }
   addRows(m);
   return m;
 }
@@ -67,8 +80,8 @@ function copyTask(m: ModuleBuilder, name: string, width: 1 | 2 | 4 | null): void
   });
 }
 
-function selectRows(m: ModuleBuilder): void {
-  m.task('selectRows', (f, args, chunk) => {
+function selectRows(m: ModuleBuilder, name: string, far: boolean): void {
+  m.task(name, (f, args, chunk) => {
     const word = (key: keyof typeof selectWord) => f.int(argument(args, selectWord[key]));
     const [count, n, bytes, perChunk] = [word('m'), word('n'), word('bytes'), word('rowsPerChunk')];
     const row = f.int(i32.mul(chunk, perChunk));
@@ -76,8 +89,10 @@ function selectRows(m: ModuleBuilder): void {
     f.while(row, end, 1, () => {
       const index = i32.load(i32.add(argument(args, selectWord.indices), i32.shl(i32.remU(row, count), 2)));
       const source = i32.add(i32.mul(i32.divU(row, count), n), index);
-      const from = i32.add(argument(args, selectWord.from), i32.mul(source, bytes));
-      f.copy(i32.add(argument(args, selectWord.to), i32.mul(row, bytes)), from, bytes);
+      const to = i32.add(argument(args, selectWord.to), i32.mul(row, bytes));
+      const offset = i32.mul(source, bytes);
+      if (far) f.copyFromStore(to, moved(i64.load(args, selectWord.from * 4), offset), bytes);
+      else f.copy(to, moved(argument(args, selectWord.from), offset), bytes);
     });
   });
 }

@@ -1,6 +1,6 @@
 /** Four elements of a storage dtype as four f32 lanes and back; one element as a scalar f32 and back. */
 import type { FunctionBuilder } from '../assembler.ts';
-import { type F32, f32, f32x4, type Int, i32, i32x4, store, type V128, v128 } from '../instructions.ts';
+import { type Address, type F32, f32, f32x4, type Int, i32, i32x4, store, type V128, v128 } from '../instructions.ts';
 
 /** dtypes that kernels read as f32. */
 export type FloatType = 'f32' | 'f16' | 'bf16';
@@ -58,14 +58,14 @@ export function narrowBrain(f: FunctionBuilder, value: V128): V128 {
 }
 
 /** Four consecutive elements at an address as f32 lanes. */
-export function loadFloats(f: FunctionBuilder, dtype: FloatType, address: Int, offset = 0): V128 {
+export function loadFloats(f: FunctionBuilder, dtype: FloatType, address: Address, offset = 0): V128 {
   if (dtype === 'f32') return v128.load(address, offset);
   const raw = v128.load16x4u(address, offset);
   return dtype === 'bf16' ? i32x4.shl(raw, 16) : widenHalf(f, raw);
 }
 
 /** One element at an address as f32. */
-export function loadFloat(f: FunctionBuilder, dtype: FloatType, address: Int, offset = 0): F32 {
+export function loadFloat(f: FunctionBuilder, dtype: FloatType, address: Address, offset = 0): F32 {
   if (dtype === 'f32') return f32.load(address, offset);
   const raw = i32.load16u(address, offset);
   if (dtype === 'bf16') return f32.reinterpret(i32.shl(raw, 16));

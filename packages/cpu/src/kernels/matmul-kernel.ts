@@ -1,6 +1,6 @@
 /** The op `matmul` on the packed product: batches, column blocks, a second pair, bias, and 16-bit operands and results. */
 import { broadcastStrides, type Call, type ElementwiseProgram, input, type Operand, sizeOf } from '@lorikeet/tensor';
-import { addressOf, CpuBuffer } from '../buffer.ts';
+import { addressOf, CpuBuffer, inStore } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { type FloatType, floatTypes } from './lanes.ts';
 import { matmulModule } from './matmul.ts';
@@ -32,6 +32,7 @@ function side(operand: Operand, transposed: boolean, batchStride: number): Side 
   const { shape, rowStride, dtype } = operand;
   return {
     address: addressOf(operand),
+    inStore: inStore(operand),
     dtype: dtype as FloatType,
     rowStride: shape.length === 2 ? rowStride : shape.at(-1)!,
     batchStride,
@@ -145,5 +146,5 @@ export function matmulKernel(
     return { op: matmulOp, inputs: [fixed(a), fixed(b), null, null, null], outputs: [fixed(out)] };
   };
 
-  return { fits, run, multiply };
+  return { readsStore: [1], fits, run, multiply };
 }

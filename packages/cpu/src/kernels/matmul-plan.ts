@@ -1,7 +1,7 @@
 /** Cuts a matrix product into tasks by shape alone and runs them: packing of A first, then blocks of C. */
 import type { Task, Team } from '../team.ts';
 import { bytesPerElement, type FloatType } from './lanes.ts';
-import { maxBlockColumns, operandKind, packTaskName, packWord, pairWord, productWord } from './matmul.ts';
+import { maxBlockColumns, operandKind, packTaskName, packWord, pairWord, productWord, storeKind } from './matmul.ts';
 import { smallRows } from './matmul-small.ts';
 import type { Tile } from './micro.ts';
 
@@ -9,6 +9,8 @@ import type { Tile } from './micro.ts';
 export interface Operand {
   /** Byte address of the first element. */
   readonly address: number;
+  /** It lies in the store: for B only. */
+  readonly inStore?: boolean;
   readonly dtype: FloatType;
   /** Elements between two rows of the stored matrix. */
   readonly rowStride: number;
@@ -135,11 +137,12 @@ export class Matmul {
       const size = bytesPerElement[b.dtype];
       words[at + pairWord.a] = packed[i]!;
       words[at + pairWord.aBatch] = a.batchStride === 0 ? 0 : this.#packedBatchBytes(m, k);
-      words[at + pairWord.b] = b.address;
+      words[at + pairWord.b] = b.address % 2 ** 32;
+      words[at + pairWord.b + 1] = Math.floor(b.address / 2 ** 32);
       words[at + pairWord.bStride] = b.rowStride * size;
       words[at + pairWord.bBatch] = b.batchStride * size;
       words[at + pairWord.k] = k;
-      words[at + pairWord.kind] = operandKind(b.dtype, b.transposed);
+      words[at + pairWord.kind] = operandKind(b.dtype, b.transposed) + (b.inStore ? storeKind : 0);
     }
     this.#team.run(this.#tasks.product!, words, rowBlocks * columnBlocks * batch);
   }

@@ -2,8 +2,15 @@
  * Products with at most eight rows of A and W stored as [n, k], as in generation: every row of W is read once, without
  * packing, against up to four rows of A at a time. Sixteen partial sums an element, combined in a fixed order.
  */
-import { argument, type FunctionBuilder, type FunctionRef, type Local, type ModuleBuilder } from '../assembler.ts';
-import { f32, f32x4, i32, store, v128 } from '../instructions.ts';
+import {
+  argument,
+  type FunctionBuilder,
+  type FunctionRef,
+  type Local,
+  type ModuleBuilder,
+  moved,
+} from '../assembler.ts';
+import { f32, f32x4, i32, i64, store, v128 } from '../instructions.ts';
 import type { Task, Team } from '../team.ts';
 import {
   bytesPerElement,
@@ -33,25 +40,39 @@ const word = {
   a: 7,
   aStride: 8,
   b: 9,
-  bStride: 10,
-  k: 11,
+  bStride: 11,
+  k: 12,
 } as const;
-const taskName = (dtype: FloatType) => `rows_${dtype}`;
+const taskName = (dtype: FloatType, far: boolean) => `rows_${dtype}${far ? '_store' : ''}`;
 
-/** Adds the tasks `rows_f32`, `rows_f16` and `rows_bf16`, named by W's dtype. */
-export function addSmallRows(m: ModuleBuilder, features: Features): void {
+/** Adds the tasks `rows_f32`, `rows_f16` and `rows_bf16`, named by W's dtype, and their twins for a W in the store. */
+export function addSmallRows(m: ModuleBuilder, features: Features, withStore: boolean): void {
   for (const dtype of floatTypes) {
-    const four = dots(m, features, dtype, 4);
-    const one = dots(m, features, dtype, 1);
-    rowsTask(m, dtype, four, one);
+    for (const pointer of withStore ? (['i32', 'i64'] as const) : (['i32'] as const)) {
+      const four = dots(m, features, { dtype, pointer, count: 4 });
+      const one = dots(m, features, { dtype, pointer, count: 1 });
+      rowsTask(m, { dtype, pointer, four, one });
+    }
   }
 }
 
+type Pointer = 'i32' | 'i64';
+
 /** (w row, a, a stride, k, out): `count` dot products, stored one f32 after the other. */
-function dots(m: ModuleBuilder, features: Features, dtype: FloatType, count: number): FunctionRef {
+function dots(
+  m: ModuleBuilder,
+  features: Features,
+  { dtype, pointer, count }: { dtype: FloatType; pointer: Pointer; count: number },
+): FunctionRef {
   const madd = maddFor(features);
-  return m.function(undefined, ['i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
-    const [w, a, stride, k, out] = f.params as [Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>];
+  return m.function(undefined, [pointer, 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [w, a, stride, k, out] = f.params as unknown as [
+      Local<Pointer>,
+      Local<'i32'>,
+      Local<'i32'>,
+      Local<'i32'>,
+      Local<'i32'>,
+    ];
     const rows = Array.from({ length: count }, () => f.int());
     const acc = rows.map(() => Array.from({ length: 4 }, () => f.vector()));
     for (const [i, row] of rows.entries()) f.set(row, i === 0 ? a : i32.add(rows[i - 1]!, stride));
@@ -63,7 +84,7 @@ function dots(m: ModuleBuilder, features: Features, dtype: FloatType, count: num
         for (let j = 0; j < 4; j++) f.set(acc[i]![j]!, madd(aVectors[j]!, wVectors[j]!, acc[i]![j]!));
       }
       for (const row of rows) f.increase(row, step * 4);
-      f.increase(w, step * bytesPerElement[dtype]);
+      f.set(w, moved(w, step * bytesPerElement[dtype]));
     });
     const sums = acc.map((vectors) => finishSum(f, vectors, out));
     f.while(done, k, 1, () => {
@@ -71,7 +92,7 @@ function dots(m: ModuleBuilder, features: Features, dtype: FloatType, count: num
         f.set(sums[i]!, f32.add(sums[i]!, f32.mul(f32.load(row), loadFloat(f, dtype, w))));
         f.increase(row, 4);
       }
-      f.increase(w, bytesPerElement[dtype]);
+      f.set(w, moved(w, bytesPerElement[dtype]));
     });
     for (const [i, sum] of sums.entries()) f.emit(store.f32(out, sum, 4 * i));
   });
@@ -85,8 +106,11 @@ function finishSum(f: FunctionBuilder, vectors: readonly Local<'v128'>[], buffer
   return f.local('f32', sumLanes(total));
 }
 
-function rowsTask(m: ModuleBuilder, dtype: FloatType, four: FunctionRef, one: FunctionRef): void {
-  m.task(taskName(dtype), (f, args, chunk, scratch) => {
+function rowsTask(
+  m: ModuleBuilder,
+  { dtype, pointer, four, one }: { dtype: FloatType; pointer: Pointer; four: FunctionRef; one: FunctionRef },
+): void {
+  m.task(taskName(dtype, pointer === 'i64'), (f, args, chunk, scratch) => {
     const get = (name: keyof typeof word) => f.int(argument(args, word[name]));
     const [rowCount, aStride, bStride, k, cStride, bias] = [
       get('m'),
@@ -100,7 +124,8 @@ function rowsTask(m: ModuleBuilder, dtype: FloatType, four: FunctionRef, one: Fu
     const end = f.int(i32.min(get('n'), i32.add(first, get('rowsPerChunk'))));
     const keep = get('keep');
     f.while(first, end, 1, () => {
-      const w = f.int(i32.add(get('b'), i32.mul(first, bStride)));
+      const base = pointer === 'i64' ? i64.load(args, word.b * 4) : argument(args, word.b);
+      const w = f.local<Pointer>(pointer, moved(base, i32.mul(first, bStride)));
       const start = f.local('f32', f32.const(0));
       f.if(bias, () => f.set(start, f32.load(i32.add(bias, i32.shl(first, 2)))));
       const at = f.int(i32.add(get('c'), i32.shl(first, 2)));
@@ -147,10 +172,11 @@ export const smallRows = {
       words[word.keep] = i > 0 || product.keep ? 1 : 0;
       words[word.a] = a.address;
       words[word.aStride] = a.rowStride * 4;
-      words[word.b] = b.address;
+      words[word.b] = b.address % 2 ** 32;
+      words[word.b + 1] = Math.floor(b.address / 2 ** 32);
       words[word.bStride] = b.rowStride * bytesPerElement[b.dtype];
       words[word.k] = k;
-      team.run(tasks[taskName(b.dtype)]!, words, Math.ceil(n / rowsPerChunk));
+      team.run(tasks[taskName(b.dtype, Boolean(b.inStore))]!, words, Math.ceil(n / rowsPerChunk));
     }
   },
 };

@@ -10,8 +10,9 @@ import {
   type Local,
   type MemoryShape,
   ModuleBuilder,
+  moved,
 } from '../assembler.ts';
-import { i32 } from '../instructions.ts';
+import { i32, i64 } from '../instructions.ts';
 import { elementShift, type Features, type FloatType, floatTypes } from './lanes.ts';
 import { addSmallRows } from './matmul-small.ts';
 import { edgeKernel, microKernel, type Tile } from './micro.ts';
@@ -40,7 +41,8 @@ export const productWord = {
   keep: 11,
   pairs: 12,
 } as const;
-export const pairWord = { a: 0, aBatch: 1, b: 2, bStride: 3, bBatch: 4, k: 5, kind: 6, size: 7 } as const;
+/** `b` is a 64-bit address where the kind says that it lies in the store. */
+export const pairWord = { a: 0, aBatch: 1, b: 2, bStride: 4, bBatch: 5, k: 6, kind: 7, size: 8 } as const;
 export const packWord = {
   source: 0,
   stride: 1,
@@ -55,12 +57,15 @@ export const packWord = {
 /** An operand's form as a number: dtype x (is k contiguous in memory). */
 export const operandKind = (dtype: FloatType, kContiguous: boolean) =>
   floatTypes.indexOf(dtype) * 2 + (kContiguous ? 1 : 0);
+/** Added to the kind of a B operand that lies in the store. */
+export const storeKind = 8;
 const packName = (kind: number) => `packA${kind}`;
 export const packTaskName = packName;
 
 /** Tasks: `product`, and `packA0` .. `packA5`, one for each operand kind. */
 export function matmulModule(memory: MemoryShape, features: Features, tile: Tile): ModuleBuilder {
   const m = new ModuleBuilder(memory);
+  if (memory.storePages) m.importStore();
   const packRows = packFunctions(m, tile.rows);
   const packColumns = packFunctions(m, tile.columns);
   for (const dtype of floatTypes) {
@@ -68,8 +73,9 @@ export function matmulModule(memory: MemoryShape, features: Features, tile: Tile
     packTask(m, packName(operandKind(dtype, false)), packRows[dtype].steps, dtype, false, tile.rows);
   }
   const micro = microKernel(m, features, tile);
-  addSmallRows(m, features);
-  productTask(m, tile, packB(m, packColumns), edgeKernel(m, tile, micro), micro);
+  const farColumns = memory.storePages ? packFunctions(m, tile.columns, 'i64') : undefined;
+  addSmallRows(m, features, Boolean(memory.storePages));
+  productTask(m, tile, packB(m, packColumns, farColumns), edgeKernel(m, tile, micro), micro);
   return m;
 }
 
@@ -106,15 +112,16 @@ function packTask(
   });
 }
 
-/** Packs one panel of B: (kind, source, to, k, lanes, stride). */
-function packB(m: ModuleBuilder, packs: PackFunctions): FunctionRef {
-  return m.function(undefined, new Array(6).fill('i32'), [], (f) => {
-    const [kind, ...rest] = f.params as [Local<'i32'>, ...Local<'i32'>[]];
+/** Packs one panel of B: (kind, source (64 bits), to, k, lanes, stride). */
+function packB(m: ModuleBuilder, near: PackFunctions, far: PackFunctions | undefined): FunctionRef {
+  return m.function(undefined, ['i32', 'i64', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [kind, source, ...rest] = f.params as unknown as [IntLocal, Local<'i64'>, ...IntLocal[]];
     for (const dtype of floatTypes) {
       for (const kContiguous of [false, true]) {
-        f.if(i32.eq(kind, operandKind(dtype, kContiguous)), () =>
-          f.call(packs[dtype][kContiguous ? 'lanes' : 'steps'], ...rest),
-        );
+        const number = operandKind(dtype, kContiguous);
+        const layout = kContiguous ? 'lanes' : 'steps';
+        f.if(i32.eq(kind, number), () => f.call(near[dtype][layout], i32.wrap(source), ...rest));
+        if (far) f.if(i32.eq(kind, number + storeKind), () => f.call(far[dtype][layout], source, ...rest));
       }
     }
   });
@@ -144,7 +151,7 @@ function productTask(m: ModuleBuilder, tile: Tile, pack: FunctionRef, edge: Func
       const a = f.int(
         i32.add(i32.add(field('a'), i32.mul(batch, field('aBatch'))), i32.mul(i32.divU(row, tile.rows), panelBytes)),
       );
-      const b = f.int(i32.add(field('b'), i32.mul(batch, field('bBatch'))));
+      const b = f.local('i64', moved(i64.load(pair, pairWord.b * 4), i32.mul(batch, field('bBatch'))));
       f.for(0, k, blockK, (k0) => {
         const kc = f.int(i32.min(blockK, i32.sub(k, k0)));
         packColumns(f, { tile, pack, b, bStride, kind, k0, kc, column, columns, scratch });
@@ -186,7 +193,7 @@ function initializeC(
 interface PackColumns {
   tile: Tile;
   pack: FunctionRef;
-  b: IntLocal;
+  b: Local<'i64'>;
   bStride: IntLocal;
   kind: IntLocal;
   k0: IntLocal;
@@ -198,7 +205,7 @@ interface PackColumns {
 
 /** The block's columns of B for steps k0 .. k0 + kc, one panel after the other in scratch. */
 function packColumns(f: FunctionBuilder, o: PackColumns): void {
-  const shift = f.int(i32.select(i32.ltU(o.kind, 2), 2, 1));
+  const shift = f.int(i32.select(i32.ltU(i32.and(o.kind, storeKind - 1), 2), 2, 1));
   const kContiguous = f.int(i32.and(o.kind, 1));
   f.for(0, o.columns, o.tile.columns, (j) => {
     const lane = i32.add(o.column, j);
@@ -208,7 +215,7 @@ function packColumns(f: FunctionBuilder, o: PackColumns): void {
       i32.add(i32.mul(o.k0, o.bStride), i32.shl(lane, shift)),
     );
     const to = i32.add(o.scratch, i32.mul(j, blockK * 4));
-    f.call(o.pack, o.kind, i32.add(o.b, at), to, o.kc, i32.min(o.tile.columns, i32.sub(o.columns, j)), o.bStride);
+    f.call(o.pack, o.kind, moved(o.b, at), to, o.kc, i32.min(o.tile.columns, i32.sub(o.columns, j)), o.bStride);
   });
 }
 

@@ -2,7 +2,7 @@
  * Packing for the matrix product: a panel holds `lanes` rows (of A) or columns (of B) side by side for each step of k, as
  * f32, so that the micro-kernel reads memory in order whatever the operand's transposition, stride and dtype.
  */
-import type { FunctionRef, Local, ModuleBuilder } from '../assembler.ts';
+import { type FunctionRef, type Local, type ModuleBuilder, moved } from '../assembler.ts';
 import { i32, lanes32, store, v128 } from '../instructions.ts';
 import { bytesPerElement, elementShift, type FloatType, floatTypes, loadFloat, loadFloats } from './lanes.ts';
 
@@ -12,53 +12,69 @@ export type PackLayout = 'lanes' | 'steps';
 /** (source, destination, k count, lanes that exist, source stride in bytes): missing lanes become zeros. */
 export type PackFunctions = Record<FloatType, Record<PackLayout, FunctionRef>>;
 
-export function packFunctions(m: ModuleBuilder, width: number): PackFunctions {
+/** `pointer` is 'i64' where the source lies in the store. */
+export function packFunctions(m: ModuleBuilder, width: number, pointer: Pointer = 'i32'): PackFunctions {
   const entries = floatTypes.map((dtype) => [
     dtype,
-    { lanes: packFunction(m, width, dtype, 'lanes'), steps: packFunction(m, width, dtype, 'steps') },
+    {
+      lanes: packFunction(m, { width, dtype, layout: 'lanes', pointer }),
+      steps: packFunction(m, { width, dtype, layout: 'steps', pointer }),
+    },
   ]);
   return Object.fromEntries(entries) as PackFunctions;
 }
 
-function packFunction(m: ModuleBuilder, width: number, dtype: FloatType, layout: PackLayout): FunctionRef {
-  const partial = partialPack(m, width, dtype, layout);
-  return m.function(undefined, ['i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
-    const [source, to, count, lanes, stride] = f.params as Local<'i32'>[];
-    f.if(i32.ne(lanes!, width), () => {
-      f.call(partial, source!, to!, count!, lanes!, stride!);
+type Pointer = 'i32' | 'i64';
+
+interface PackKind {
+  readonly width: number;
+  readonly dtype: FloatType;
+  readonly layout: PackLayout;
+  readonly pointer: Pointer;
+}
+
+type PackParams = [source: Local<Pointer>, ...rest: [Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>]];
+
+function packFunction(m: ModuleBuilder, kind: PackKind): FunctionRef {
+  const { width, dtype, layout, pointer } = kind;
+  const partial = partialPack(m, kind);
+  return m.function(undefined, [pointer, 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [source, to, count, lanes, stride] = f.params as unknown as PackParams;
+    f.if(i32.ne(lanes, width), () => {
+      f.call(partial, source, to, count, lanes, stride);
       f.return();
     });
     if (layout === 'steps') {
-      f.for(0, count!, 1, () => {
+      f.for(0, count, 1, () => {
         for (let lane = 0; lane < width; lane += 4) {
-          const value = loadFloats(f, dtype, source!, lane * bytesPerElement[dtype]);
-          f.emit(width - lane >= 4 ? store.v128(to!, value, lane * 4) : store.low64(to!, value, lane * 4));
+          const value = loadFloats(f, dtype, source, lane * bytesPerElement[dtype]);
+          f.emit(width - lane >= 4 ? store.v128(to, value, lane * 4) : store.low64(to, value, lane * 4));
         }
-        f.increase(source!, stride!);
-        f.increase(to!, width * 4);
+        f.set(source, moved(source, stride));
+        f.increase(to, width * 4);
       });
       return;
     }
     const k = f.int(0);
     const groups: number[] = [];
     for (let lane = 0; lane < width; lane += 4) groups.push(Math.min(4, width - lane));
-    f.while(k, i32.and(count!, -4), 4, () => {
-      const row = f.int(source!);
+    f.while(k, i32.and(count, -4), 4, () => {
+      const row = f.local(pointer, source);
       let lane = 0;
       for (const size of groups) {
         const rows = [];
         for (let i = 0; i < size; i++) {
           rows.push(f.vector(loadFloats(f, dtype, row)));
-          f.increase(row, stride!);
+          f.set(row, moved(row, stride));
         }
-        if (size === 4) storeTransposed4(f, to!, rows, width, lane);
-        else storeTransposed2(f, to!, rows, width, lane);
+        if (size === 4) storeTransposed4(f, to, rows, width, lane);
+        else storeTransposed2(f, to, rows, width, lane);
         lane += size;
       }
-      f.increase(source!, 4 * bytesPerElement[dtype]);
-      f.increase(to!, 4 * width * 4);
+      f.set(source, moved(source, 4 * bytesPerElement[dtype]));
+      f.increase(to, 4 * width * 4);
     });
-    f.call(partial, source!, to!, i32.sub(count!, k), lanes!, stride!);
+    f.call(partial, source, to, i32.sub(count, k), lanes, stride);
   });
 }
 
@@ -85,17 +101,17 @@ function storeTransposed2(f: Writer, to: Local<'i32'>, rows: Local<'v128'>[], wi
 }
 
 /** Element by element: the edge panels and the last steps of k. */
-function partialPack(m: ModuleBuilder, width: number, dtype: FloatType, layout: PackLayout): FunctionRef {
-  return m.function(undefined, ['i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
-    const [source, to, count, lanes, stride] = f.params as Local<'i32'>[];
-    f.fill(to!, 0, i32.mul(count!, width * 4));
-    f.for(0, count!, 1, (k) => {
-      f.for(0, lanes!, 1, (lane) => {
+function partialPack(m: ModuleBuilder, { width, dtype, layout, pointer }: PackKind): FunctionRef {
+  return m.function(undefined, [pointer, 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [source, to, count, lanes, stride] = f.params as unknown as PackParams;
+    f.fill(to, 0, i32.mul(count, width * 4));
+    f.for(0, count, 1, (k) => {
+      f.for(0, lanes, 1, (lane) => {
         const [along, across] = layout === 'lanes' ? [k, lane] : [lane, k];
-        const at = i32.add(i32.shl(along, elementShift(dtype)), i32.mul(across, stride!));
-        f.emit(store.f32(i32.add(to!, i32.shl(lane, 2)), loadFloat(f, dtype, i32.add(source!, at))));
+        const at = i32.add(i32.shl(along, elementShift(dtype)), i32.mul(across, stride));
+        f.emit(store.f32(i32.add(to, i32.shl(lane, 2)), loadFloat(f, dtype, moved(source, at))));
       });
-      f.increase(to!, width * 4);
+      f.increase(to, width * 4);
     });
   });
 }

@@ -1,0 +1,53 @@
+import { tensor } from '@lorikeet/tensor';
+import { afterEach, expect, test } from 'vitest';
+import { parseSwitches } from './features.ts';
+import { cpu } from './index.ts';
+import { drawIntegers } from './testing/draw.ts';
+
+afterEach(() => {
+  delete process.env.LORIKEET_CPU;
+});
+
+test('LORIKEET_CPU is a list of switches and a thread count; anything else is named', () => {
+  expect(parseSwitches('')).toEqual({ switches: new Set(), threads: undefined });
+  expect(parseSwitches('norevec, threads=3')).toEqual({ switches: new Set(['norevec']), threads: 3 });
+  expect(() => parseSwitches('norevec,thread=3')).toThrow(
+    'LORIKEET_CPU: must list norevec, norelaxed, nomem64 or threads=N: got thread=3.',
+  );
+  expect(() => parseSwitches('threads=0')).toThrow('got threads=0');
+});
+
+test('options out of range are refused', async () => {
+  await expect(cpu({ threads: 0 })).rejects.toThrow('threads must be an integer in 1 .. 256: got 0');
+  await expect(cpu({ memoryLimitBytes: 1000 })).rejects.toThrow('memoryLimitBytes must be in');
+});
+
+test('the plainest variant computes the same integers and says what it is', async () => {
+  process.env.LORIKEET_CPU = 'norevec,norelaxed,nomem64,threads=1';
+  const backend = await cpu({ revectorize: 'auto' });
+  const facts = backend.describe();
+  expect(facts).toMatchObject({
+    threads: 1,
+    relaxedSimd: false,
+    revectorize: false,
+    storeLimitBytes: 0,
+    switchedOff: [],
+  });
+  const [x, y] = [drawIntegers(30 * 40, 1, 4), drawIntegers(40 * 20, 2, 4)];
+  using out = tensor(x, { backend, shape: [30, 40] }).matmul(tensor(y, { backend, shape: [40, 20] }));
+  let sum = 0;
+  for (let p = 0; p < 40; p++) sum += x[29 * 40 + p]! * y[p * 20 + 19]!;
+  expect((await out.data()).at(-1)).toBe(sum);
+  await backend.close();
+});
+
+test('a kernel that fails its self-test is left out, by name', async () => {
+  const backend = await cpu({ threads: 1 });
+  expect(backend.describe().switchedOff).toEqual([]);
+  backend.disable('softmax');
+  expect(backend.describe().switchedOff).toEqual(['softmax']);
+  using out = tensor([[0, Math.log(3)]], { backend }).softmax(-1);
+  const [a, b] = await out.data();
+  expect([a, b].map((v) => v!.toFixed(5))).toEqual(['0.25000', '0.75000']);
+  await backend.close();
+});

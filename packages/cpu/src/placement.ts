@@ -1,0 +1,101 @@
+/**
+ * Where tensors lie: in work memory, or, large and only read, in the store. A tensor written whole is taken for a weight
+ * and put into the store; a call that cannot read it there borrows a copy, or moves it back where there is room.
+ */
+import { type Operand, OutOfMemoryError } from '@lorikeet/tensor';
+import { CpuBuffer } from './buffer.ts';
+import type { LinearMemory } from './memory.ts';
+
+export class Placement {
+  readonly #work: LinearMemory;
+  readonly #store: LinearMemory | undefined;
+  readonly #storeFromBytes: number;
+
+  constructor(work: LinearMemory, store: LinearMemory | undefined, storeFromBytes: number) {
+    this.#work = work;
+    this.#store = store;
+    this.#storeFromBytes = storeFromBytes;
+  }
+
+  allocate(byteLength: number): CpuBuffer {
+    return new CpuBuffer(this.#work.allocate(byteLength), byteLength);
+  }
+
+  free(buffer: CpuBuffer): void {
+    if (buffer.freed) throw new Error('cpu: a buffer must be freed once: it was freed before.');
+    buffer.freed = true;
+    this.#memoryOf(buffer).release(buffer.address);
+  }
+
+  /** The buffer's bytes, until the next allocation. */
+  bytesOf(buffer: CpuBuffer): Uint8Array<ArrayBufferLike> {
+    return this.#memoryOf(buffer).bytes.subarray(buffer.address, buffer.address + buffer.byteLength);
+  }
+
+  write(buffer: CpuBuffer, byteOffset: number, bytes: Uint8Array): void {
+    const whole = byteOffset === 0 && bytes.length === buffer.byteLength;
+    if (whole && !buffer.inStore && bytes.length >= this.#storeFromBytes) this.#moveToStore(buffer);
+    this.bytesOf(buffer).set(bytes, byteOffset);
+  }
+
+  /** Leaves a buffer where it is when the store is full. */
+  #moveToStore(buffer: CpuBuffer): void {
+    if (!this.#store) return;
+    let address: number;
+    try {
+      address = this.#store.allocate(buffer.byteLength);
+    } catch (error) {
+      if (error instanceof OutOfMemoryError) return;
+      throw error;
+    }
+    this.#work.release(buffer.address);
+    buffer.address = address;
+    buffer.inStore = true;
+  }
+
+  /** Moves a buffer to work memory for good. */
+  #moveToWork(buffer: CpuBuffer): void {
+    const address = this.#work.allocate(buffer.byteLength);
+    this.#work.bytes.set(this.bytesOf(buffer), address);
+    this.#store!.release(buffer.address);
+    buffer.address = address;
+    buffer.inStore = false;
+  }
+
+  /**
+   * Brings operands to work memory for one call: what is written moves, what is read moves while work memory is less than
+   * half full and is borrowed as a copy otherwise. `release` gives the copies back.
+   */
+  forWork(operands: readonly Operand[], written: ReadonlySet<object>): { operands: Operand[]; release: () => void } {
+    const borrowed = new Map<object, CpuBuffer>();
+    const release = () => {
+      for (const copy of borrowed.values()) this.free(copy);
+    };
+    try {
+      const placed = operands.map((operand) => {
+        const buffer = operand.buffer as CpuBuffer;
+        if (!buffer.inStore) return operand;
+        const isRoomy = this.#work.liveBytes + buffer.byteLength < this.#work.limitBytes / 2;
+        if (written.has(buffer) || isRoomy) {
+          this.#moveToWork(buffer);
+          return operand;
+        }
+        let copy = borrowed.get(buffer);
+        if (!copy) {
+          copy = this.allocate(buffer.byteLength);
+          this.bytesOf(copy).set(this.bytesOf(buffer));
+          borrowed.set(buffer, copy);
+        }
+        return { ...operand, buffer: copy };
+      });
+      return { operands: placed, release };
+    } catch (error) {
+      release();
+      throw error;
+    }
+  }
+
+  #memoryOf({ inStore }: CpuBuffer): LinearMemory {
+    return inStore ? this.#store! : this.#work;
+  }
+}
