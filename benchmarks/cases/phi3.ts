@@ -1,0 +1,99 @@
+import { applyLora, markOnlyLoraAsTrainable } from '@lorikeet/lora';
+import { AdamW, clipGradNorm, trainableParameters } from '@lorikeet/nn';
+import { generate, initPhi3, type Phi3ForCausalLM, parsePhi3Config } from '@lorikeet/phi3';
+import { type Backend, randomKey, referenceBackend, scope } from '@lorikeet/tensor';
+import type { BenchCase } from '../case.ts';
+import type { Contender } from '../measure.ts';
+
+/** Phi-3's architecture at a size that a peer in plain JavaScript can finish: 15 M weights in bf16. */
+const config = parsePhi3Config({
+  architectures: ['Phi3ForCausalLM'], model_type: 'phi3', hidden_act: 'silu', attention_bias: false, vocab_size: 4096, hidden_size: 512,
+  intermediate_size: 1408, num_hidden_layers: 4, num_attention_heads: 8, num_key_value_heads: 8, max_position_embeddings: 1024,
+  original_max_position_embeddings: 1024, rms_norm_eps: 1e-5, rope_theta: 10000, rope_scaling: null, sliding_window: null,
+  bos_token_id: 1, eos_token_id: 2, pad_token_id: 0, tie_word_embeddings: false, initializer_range: 0.02, resid_pdrop: 0, embd_pdrop: 0, attention_dropout: 0,
+}); // biome-ignore format: a config.json
+
+const build = (backend: Backend): Promise<Phi3ForCausalLM> =>
+  initPhi3(config, { backend, key: randomKey(1), dtype: 'bf16', trainable: false });
+const idsOf = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => 3 + ((i * 7919) % 4000));
+
+/** One optimizer step: forward, backward, clipping, AdamW. Returns the loss, so that contenders can be compared. */
+async function trainer(backend: Backend, rows: number, length: number): Promise<() => Promise<number>> {
+  const model = await build(backend);
+  applyLora(model, { r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { key: randomKey(2) });
+  markOnlyLoraAsTrainable(model);
+  const parameters = trainableParameters(model);
+  const optimizer = new AdamW(parameters, { lr: 1e-4 });
+  const batch = {
+    ids: idsOf(rows * length),
+    labels: idsOf(rows * length),
+    lengths: new Array<number>(rows).fill(length),
+  };
+  return async () => {
+    const { loss, gradients } = scope(() => {
+      const l = model.loss(batch);
+      return { loss: l.detach(), gradients: l.backward() };
+    });
+    const { scale } = await clipGradNorm(gradients, parameters, 1);
+    optimizer.step(gradients, { gradScale: scale });
+    const value = await loss.item();
+    gradients.dispose();
+    loss.dispose();
+    return value;
+  };
+}
+
+const near = (what: string, got: number, want: number, relative: number): void => {
+  if (!(Math.abs(got - want) <= relative * Math.abs(want)))
+    throw new Error(`${what}: got ${got}, expected ${want} within ${relative}`);
+};
+
+const step: BenchCase = {
+  name: 'training step',
+  shape: 'Phi-3 of width 512, 4 layers, bf16, LoRA r 16 on all linears, 4 x 128 tokens',
+  unit: 'tokens/s',
+  perUnit: 1,
+  async contenders({ one, many }) {
+    const [small, reference] = [await trainer(many, 2, 8), await trainer(referenceBackend(), 2, 8)];
+    near('first loss', await small(), await reference(), 1e-4);
+    const contender = async (name: string, backend: Backend): Promise<Contender> => ({
+      name,
+      work: 4 * 128,
+      run: await trainer(backend, 4, 128),
+    });
+    return [
+      await contender(`lorikeet, ${many.describe().threads} threads`, many),
+      await contender('lorikeet, 1 thread', one),
+      // gpu.js has no autograd; plain JavaScript is our reference backend, on 16 tokens.
+      { name: 'plain JavaScript', work: 16, run: reference, maxRounds: 1 },
+    ];
+  },
+};
+
+async function greedy(model: Phi3ForCausalLM, count: number): Promise<number[]> {
+  const ids: number[] = [];
+  for await (const { id } of generate(model, idsOf(16), { maxNewTokens: count, stopTokenIds: [] })) ids.push(id);
+  return ids;
+}
+
+const generation: BenchCase = {
+  name: 'cached generation',
+  shape: 'the same model, 16 tokens of prompt, greedy',
+  unit: 'tokens/s',
+  perUnit: 1,
+  async contenders({ one, many }) {
+    const [a, b, reference] = [await build(many), await build(one), await build(referenceBackend())];
+    const [got, want] = [await greedy(a, 2), await greedy(reference, 2)];
+    if (`${got}` !== `${want}`) throw new Error(`greedy tokens: got ${got}, expected ${want}`);
+    const contender = (name: string, model: Phi3ForCausalLM, count: number, maxRounds?: number): Contender => ({
+      name, work: count, run: () => greedy(model, count), ...(maxRounds ? { maxRounds } : {}),
+    }); // biome-ignore format: one object
+    return [
+      contender(`lorikeet, ${many.describe().threads} threads`, a, 32),
+      contender('lorikeet, 1 thread', b, 32),
+      contender('plain JavaScript', reference, 2, 1),
+    ];
+  },
+};
+
+export const phi3Cases: readonly BenchCase[] = [step, generation];
