@@ -19,5 +19,6 @@ export {
 export type { SamplingOptions } from './sampling.ts';
 export { type SavePhi3Options, savePhi3 } from './save.ts';
 export { score } from './score.ts';
+export { type StreamTextOptions, streamText, type TokenDecoder } from './stream-text.ts';
 export { byteSource, type LinearFactory, type LinearRequest, materialize, type TensorSource } from './tensor-source.ts';
 export { phi3ParameterCount, phi3Tensors } from './tensors.ts';
