@@ -56,22 +56,38 @@ export function checkLoraOptions(
 const narrowed = (t: Tensor, like: Tensor): Tensor =>
   like.dtype === 'f16' || like.dtype === 'bf16' ? t.cast(like.dtype) : t;
 
+/** The update of one call: u b^T = s dropout(x) A^T B^T with a [r, in] and b [out, r]. */
+export interface Update {
+  /** Names the layer in the error for a wrong width. */
+  readonly op: string;
+  readonly a: Tensor;
+  readonly b: Tensor;
+  readonly scaling: number;
+  readonly dropout: InputDropout;
+}
+
 /**
- * [u, b] with u b^T = s dropout(x) A^T B^T: x [..., in], a [r, in], b [out, r]. The scale is on u, the smallest of the
- * three. `op` names the layer in the error for a wrong width.
+ * base(x) + the update (+ add), all second products in the base's one pass: x [..., in] -> [..., out]. The base sees rows [t, in]
+ * whatever the shape of x, so that the pair always fits it. The scale is on u, the smallest of the three.
  */
-export function lowRankPair(op: string, x: Tensor, a: Tensor, b: Tensor, scaling: number, dropout: InputDropout): Pair {
+export function forwardWithUpdate(
+  base: (x: Tensor, add: Pair) => Tensor,
+  x: Tensor,
+  { op, a, b, scaling, dropout }: Update,
+  add?: Pair,
+): Tensor {
   const rows = asRows(op, x, a.shape[1]!);
   const dropped = dropout.training && dropout.p > 0 ? rows.dropout(dropout.p, nextKey(dropout.path)) : rows;
   const u = dropped.matmul(a, { transposeB: true }).mul(scaling); // [t, r]
-  const shaped = x.rank === 2 ? u : u.reshape([...x.shape.slice(0, -1), a.shape[0]!]);
-  return [narrowed(shaped, x), narrowed(b, x)];
+  const pair = joinPairs([narrowed(u, x), narrowed(b, x)], add);
+  const y = base(rows, pair);
+  return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), y.shape[1]!]);
 }
 
 /** One pair whose product is the sum of two: u side by side, b side by side. */
-export function joinPairs(first: Pair, second: Pair | undefined): Pair {
-  if (!second) return first;
-  const [u, b] = first;
+function joinPairs([u, b]: Pair, second: Pair | undefined): Pair {
+  if (!second) return [u, b];
   const like = (t: Tensor, other: Tensor): Tensor => (t.dtype === other.dtype ? t : t.cast(other.dtype));
-  return [u.concat([like(second[0], u)], u.rank - 1), b.concat([like(second[1], b)], 1)];
+  const rows = asRows('add', second[0], second[1].shape[1]!);
+  return [u.concat([like(rows, u)], 1), b.concat([like(second[1], b)], 1)];
 }

@@ -1,7 +1,7 @@
 import { Linear as PlainLinear } from '@lorikeet/nn';
 import type { Tensor } from '@lorikeet/tensor';
 import type { LoraLayer, MergeOptions } from '../lora-layer.ts';
-import { checkLoraOptions, initialPair, joinPairs, loraScaling, lowRankPair, type Pair } from '../low-rank.ts';
+import { checkLoraOptions, forwardWithUpdate, initialPair, loraScaling, type Pair } from '../low-rank.ts';
 import { WeightMerger } from '../weight-merger.ts';
 import type { LinearOptions } from './linear.ts';
 
@@ -62,8 +62,8 @@ export abstract class LowRankLinear extends PlainLinear implements LoraLayer {
   override forward(x: Tensor, add?: Pair): Tensor {
     if (!this.#active) return super.forward(x, add);
     const { path, training, loraDropout: p, scaling } = this;
-    const pair = lowRankPair(this.#op, x, this.lora_A!, this.columns(), scaling, { p, training, path });
-    return super.forward(x, joinPairs(pair, add));
+    const update = { op: this.#op, a: this.lora_A!, b: this.columns(), scaling, dropout: { p, training, path } };
+    return forwardWithUpdate((rows, pair) => super.forward(rows, pair), x, update, add);
   }
 
   /** The update [out, in] or rows of it, in f32. Only with r > 0. */

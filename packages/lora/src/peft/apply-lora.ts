@@ -33,7 +33,7 @@ function wrap(
   const made: LoraLinear[] = [];
   const placed: string[] = [];
   const { loraDropout, useRslora } = config;
-  const initLoraWeights = initialize ? config.initLoraWeights : 'zeros';
+  const initLoraWeights = initialize ? config.initLoraWeights : ('zeros' as const);
   try {
     const layers = targets.map(({ path, r, loraAlpha }) => {
       const options = { r, loraAlpha, loraDropout, useRslora, initLoraWeights, key: key.fold(path) };

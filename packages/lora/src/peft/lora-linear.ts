@@ -1,7 +1,7 @@
 import { isLinearLike, type LinearLike, Module, type ModuleLike, type StateEntry } from '@lorikeet/nn';
 import { isFloat, type RandomKey, ShapeError, showShape, type Tensor } from '@lorikeet/tensor';
 import { isLoraLayer, type LoraLayer, type MergeOptions } from '../lora-layer.ts';
-import { checkLoraOptions, initialPair, joinPairs, loraScaling, lowRankPair, type Pair } from '../low-rank.ts';
+import { checkLoraOptions, forwardWithUpdate, initialPair, loraScaling, type Pair } from '../low-rank.ts';
 import { WeightMerger } from '../weight-merger.ts';
 
 export interface LoraLinearOptions {
@@ -38,6 +38,10 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
     const { r, loraAlpha, loraDropout = 0, useRslora = false, initLoraWeights = true, key } = options;
     checkLoraOptions('LoraLinear', { r, loraAlpha, loraDropout });
     if (r === 0) throw new RangeError('LoraLinear: r must be at least 1: got 0. Leave the layer as it is instead.');
+    if (isLoraLayer(base))
+      throw new TypeError(
+        'LoraLinear: the base must be a layer without an adapter: it has one. Merge or unload that first.',
+      );
     const [first] = base.stateEntries();
     if (!first) throw new TypeError('LoraLinear: the base must have a weight: its stateEntries are empty.');
     const { a, b } = initialPair([r, base.inFeatures], [base.outFeatures, r], {
@@ -80,13 +84,10 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
 
   forward(x: Tensor, add?: Pair): Tensor {
     if (!this.#active) return this.#base.forward(x, add);
-    const { path, training, loraDropout: p } = this;
-    const pair = lowRankPair('LoraLinear', x, this.lora_A.weight, this.lora_B.weight, this.scaling, {
-      p,
-      training,
-      path,
-    });
-    return this.#base.forward(x, joinPairs(pair, add));
+    const { path, training, loraDropout: p, scaling } = this;
+    const [a, b] = [this.lora_A.weight, this.lora_B.weight];
+    const update = { op: 'LoraLinear', a, b, scaling, dropout: { p, training, path } };
+    return forwardWithUpdate((rows, pair) => this.#base.forward(rows, pair), x, update, add);
   }
 
   /** s B A [out, in] or rows of it, in f32. */

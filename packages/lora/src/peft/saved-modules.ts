@@ -1,6 +1,6 @@
 /** PEFT's modules_to_save: whole modules trained as copies, the originals kept for when the adapter is off. */
 import { type ModuleLike, namedModules, namedParameters } from '@lorikeet/nn';
-import { isFloat, noGrad, type Tensor } from '@lorikeet/tensor';
+import { isFloat, noGrad, scope, type Tensor } from '@lorikeet/tensor';
 import { matchesName } from './target-matching.ts';
 
 /** A tensor of a module to save: the place in the model that holds `copy` while the adapter is on and `original` while it is off. */
@@ -53,7 +53,7 @@ export function copySavedModules(model: ModuleLike, names: readonly string[]): S
   const places = placesOf(model, names);
   return places.map((place) => {
     // Multiplying by 1 is a copy: a cast to the same dtype would share the storage.
-    const copy = noGrad(() => place.original.cast('f32').mul(1));
+    const copy = scope(() => noGrad(() => place.original.cast('f32').mul(1)));
     copy.requiresGrad = true;
     place.holder[place.key] = copy;
     return { ...place, copy };
