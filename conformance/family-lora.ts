@@ -1,6 +1,7 @@
 import { join } from 'node:path';
 import { memoryFiles, nodeFiles } from '@lorikeet/files';
 import * as lora from '@lorikeet/lora';
+import { trainableParameters } from '@lorikeet/nn';
 import type { Phi3ForCausalLM } from '@lorikeet/phi3';
 import { openSafetensors } from '@lorikeet/safetensors';
 import { type Backend, noGrad, openScope, randomKey, type Tensor } from '@lorikeet/tensor';
@@ -55,7 +56,7 @@ async function runPeft(context: CaseContext): Promise<Finding[]> {
 
 /** What an adapter trains, named as in PEFT's file. */
 export const adapterParameters = (model: Phi3ForCausalLM) =>
-  [...lora.loraStateDict(model)].map(([path, tensor]) => ({ path: `${peftPrefix}${path}`, tensor }));
+  trainableParameters(model).map(({ path, tensor }) => ({ path: `${peftPrefix}${path}`, tensor }));
 
 /** Written again, the adapter has PEFT's tensor names, shapes and bytes, and only keys that PEFT knows. */
 async function sameAdapterFile(model: Phi3ForCausalLM, folder: string): Promise<void> {

@@ -1,14 +1,18 @@
-import { KeyValueCache, type Phi3ForCausalLM } from '@lorikeet/phi3';
+import { generate, KeyValueCache, type Phi3ForCausalLM, score } from '@lorikeet/phi3';
 import { noGrad, openScope } from '@lorikeet/tensor';
-import { type CaseContext, type Finding, finding, tensorFinding } from './findings.ts';
+import { type CaseContext, type Finding, finding, numbersOf, tensorFinding } from './findings.ts';
 import { type Batch, gradientFindings, openModel, readBatch } from './models.ts';
-import { modelLimit } from './tolerances.ts';
+import { exact, modelLimit } from './tolerances.ts';
+
+/** A recorded case of the family: a batch, or a generation. */
+export const runPhi3Case = async (context: CaseContext): Promise<Finding[]> =>
+  context.testCase.op === 'generate' ? runGeneration(context) : runBatch(context);
 
 /**
  * A whole model: logits of all tokens at once, the same from a cache token by token, the loss, and the gradient of every
  * parameter, with and without recomputed layers.
  */
-export async function runPhi3Case(context: CaseContext): Promise<Finding[]> {
+async function runBatch(context: CaseContext): Promise<Finding[]> {
   const { recording, testCase, backend } = context;
   using model = await openModel(recording, testCase.attributes.model as string, backend);
   const batch = readBatch(context);
@@ -43,6 +47,35 @@ export async function runPhi3Case(context: CaseContext): Promise<Finding[]> {
     findings.push(...(await gradientFindings(context, gradients, parameters, `${mode}gradient of`)));
   }
   return findings;
+}
+
+/** Greedy decoding: the same tokens, their log-probabilities, and those of the whole text. */
+async function runGeneration({ recording, testCase, backend }: CaseContext): Promise<Finding[]> {
+  const {
+    model: folder,
+    maxNewTokens,
+    repetitionPenalty,
+  } = testCase.attributes as {
+    model: string;
+    maxNewTokens: number;
+    repetitionPenalty: number;
+  };
+  using model = await openModel(recording, folder, backend);
+  const prompt = numbersOf(recording.tensor(testCase.inputs.ids as string));
+  const ids: number[] = [];
+  const logprobs: number[] = [];
+  for await (const { id, logprob } of generate(model, prompt, { maxNewTokens, repetitionPenalty })) {
+    ids.push(id);
+    logprobs.push(logprob);
+  }
+  const recorded = (name: string) => recording.tensor(testCase.outputs[name]!);
+  const whole = await score(model, [...Array.from(prompt), ...Array.from(numbersOf(recorded('generated')))]);
+  const limit = modelLimit('logits', backend.name);
+  return [
+    finding('generated', ids, recorded('generated'), exact),
+    finding('logprobs', logprobs, recorded('logprobs'), limit),
+    finding('scores', whole, recorded('scores'), limit),
+  ];
 }
 
 /** Each sequence in pieces: half of it at once, then one token after another. */

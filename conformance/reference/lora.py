@@ -15,6 +15,10 @@ ADAPTERS = {
     "fused-linears": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]},
     "all-linear-rslora": {"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "use_rslora": True},
     "one-layer": {"r": 2, "lora_alpha": 16, "target_modules": r"model\.layers\.1\..*qkv_proj"},
+    "patterns": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "o_proj", "down_proj"],
+                 "rank_pattern": {"o_proj": 2}, "alpha_pattern": {r"layers\.1\.mlp\.down_proj": 32}},
+    "saved-head": {"r": 2, "lora_alpha": 4, "target_modules": ["o_proj"], "modules_to_save": ["lm_head"]},
+    "one-index": {"r": 2, "lora_alpha": 4, "target_modules": ["o_proj", "gate_up_proj"], "layers_to_transform": [1]},
 }
 
 
@@ -33,10 +37,10 @@ def record_adapter(r: Recording, label: str, options: dict) -> None:
     logits = torch.cat([model(input_ids=ids[None]).logits[0] for ids, _ in sequences])
     loss = sum(token_loss(model, ids, labels) for ids, labels in sequences) / trained_tokens(sequences)
     loss.backward()
-    plain = lambda name: name.replace(".default", "")  # noqa: E731  (as the adapter file spells it)
+    plain = lambda name: name.replace(".modules_to_save", "").replace(".default", "")  # noqa: E731  (as the adapter file spells it)
     gradients = {plain(k): r.store(f"{label}/gradient/{plain(k)}", p.grad) for k, p in model.named_parameters() if p.requires_grad}
     outputs = {"logits": r.store(f"{label}/logits", logits), "loss": r.store(f"{label}/loss", loss)}
-    targeted = {k.removeprefix("base_model.model.").rsplit(".lora_", 1)[0] + ".weight" for k in gradients}
+    targeted = {k.removeprefix("base_model.model.").rsplit(".lora_", 1)[0] + ".weight" for k in gradients if ".lora_" in k}
     merged = model.merge_and_unload().state_dict()
     # The first targeted weight in full is enough: the logits depend on all of them.
     name = sorted(targeted)[0]

@@ -37,12 +37,47 @@ def record_case(r: Recording, model, folder: str, label: str, sequences) -> None
     })
 
 
+def record_generation(r: Recording, model, folder: str, label: str, prompt: int, tokens: int, penalty: float) -> None:
+    """Greedy decoding without a cache, which is what a cache must reproduce; log-probabilities before the penalty."""
+    name = f"{folder}/generate {label}"
+    # Prompts are drawn until no step has two tokens so near each other that rounding could exchange them.
+    gap = 0.0
+    while gap < 1e-3:
+        ids = r.integers(1, prompt, low=3, high=model.config.vocab_size)
+        made = model.generate(ids, do_sample=False, max_new_tokens=tokens, repetition_penalty=penalty, use_cache=False,
+                              output_logits=True, output_scores=True, return_dict_in_generate=True)
+        best = torch.cat(made.scores).topk(2, -1).values
+        gap = (best[:, 0] - best[:, 1]).min().item()
+    logprobs = torch.stack([step[0].log_softmax(-1) for step in made.logits])
+    generated = made.sequences[0, prompt:]
+    with torch.no_grad():
+        whole = model(input_ids=made.sequences, use_cache=False).logits[0, :-1].log_softmax(-1)
+    r.cases.append({
+        "name": name, "op": "generate", "attributes": {"model": folder, "maxNewTokens": tokens, "repetitionPenalty": penalty},
+        "inputs": {"ids": r.store(f"{name}/prompt", ids[0])},
+        "outputs": {"generated": r.store(f"{name}/generated", generated),
+                    "logprobs": r.store(f"{name}/logprobs", logprobs.gather(1, generated[:, None])[:, 0]),
+                    "scores": r.store(f"{name}/scores", whole.gather(1, made.sequences[0, 1:, None])[:, 0])},
+    })
+
+
+#              model          label                  prompt, tokens, penalty
+GENERATIONS = [("mha",          "greedy",              5, 20, 1.0),
+               ("gqa-width-24", "with a penalty",      7, 20, 1.3),
+               ("partial-tied", "with a penalty",      3, 20, 1.5),
+               ("window",       "past the window",     9, 20, 1.2),
+               ("longrope",     "across the border",   6, 12, 1.3),
+               ("longrope",     "short",               4, 6,  1.0)]
+
+
 def record(r: Recording) -> None:
     for folder, changes, batches in MODELS:
         model = build(r, **changes)
         save(model, r.directory / folder, old_spelling=folder == "longrope")
         for label, lengths in batches.items():
             record_case(r, model, folder, label, random_batch(r, lengths))
+        for _, label, prompt, tokens, penalty in (g for g in GENERATIONS if g[0] == folder):
+            record_generation(r, model, folder, label, prompt, tokens, penalty)
     # The padding row of the embedding gets no gradient, though the token occurs.
     model = build(r)
     save(model, r.directory / "padding")
