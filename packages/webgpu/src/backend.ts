@@ -55,8 +55,12 @@ export class WebGpuBackend implements Backend {
     faults.check();
     const source = buffer as DeviceBuffer;
     this.#checkRange('read', source, byteOffset, byteLength);
+    if (byteLength === 0) {
+      await this.sync();
+      return new Uint8Array(0);
+    }
     const start = Math.floor(byteOffset / 4) * 4;
-    const length = Math.max(4, wordsOf(byteOffset + byteLength) - start);
+    const length = wordsOf(byteOffset + byteLength) - start;
     const staging = this.device.createBuffer({
       size: length,
       usage: bufferUsage.mapRead | bufferUsage.copyTarget,

@@ -72,12 +72,13 @@ export class BufferPool {
 
   take(byteLength: number): DeviceBuffer {
     const { maxStorageBufferBindingSize, maxBufferSize } = this.#device.limits;
-    const limit = Math.min(maxStorageBufferBindingSize, maxBufferSize);
+    const limit = Math.floor(Math.min(maxStorageBufferBindingSize, maxBufferSize) / 4) * 4;
+    const limitName = maxBufferSize < maxStorageBufferBindingSize ? 'maxBufferSize' : 'maxStorageBufferBindingSize';
     if (byteLength > limit)
       throw new OutOfMemoryError(
-        `allocate: a tensor on this WebGPU device may have ${limit} bytes (${limit === maxBufferSize ? 'maxBufferSize' : 'maxStorageBufferBindingSize'}): got ${byteLength}, with ${this.#liveBytes} bytes live. Split the tensor, or use a device or backend with a larger limit.`,
+        `allocate: a tensor on this WebGPU device may have ${limit} bytes (${limitName}): got ${byteLength}, with ${this.#liveBytes} bytes live. Split the tensor, or use a device or backend with a larger limit.`,
       );
-    const capacity = Math.min(sizeClass(byteLength), Math.floor(limit / 4) * 4);
+    const capacity = Math.min(sizeClass(byteLength), limit);
     const reused = this.#free.get(capacity)?.pop();
     if (reused) this.#pooledBytes -= capacity;
     const pooled = reused ?? this.#create(capacity, byteLength);

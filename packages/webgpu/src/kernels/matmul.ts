@@ -47,12 +47,11 @@ function pairsOf({ inputs, attributes }: Call): Pair[] {
 }
 
 /** WGSL that fills one half of workgroup memory, walking along the axis whose elements are neighbours. */
-function fill(side: 'left' | 'right', { name, k }: Factor, size: string, kSize: string, base: string): string {
-  const [along, deep] = k === 1 ? [`q / ${depth}u`, `q % ${depth}u`] : [`q % ${tile}u`, `q / ${tile}u`];
+function fill(side: 'left' | 'right', { name }: Factor, size: string, kSize: string, base: string): string {
   const first = side === 'left' ? 'tile_m' : 'tile_n';
-  return `    for (var q = lane; q < ${tile * depth}u; q += ${workgroupSize}u) {
-      let r = ${along};
-      let d = ${deep};
+  return `    for (var q = lane; q < U.fills; q += ${workgroupSize}u) {
+      let r = select(q % ${tile}u, q / ${depth}u, U.${name}_k == 1u);
+      let d = select(q / ${tile}u, q % ${depth}u, U.${name}_k == 1u);
       var element = 0.0;
       if (${first} + r < ${size} && k0 + d < ${kSize}) {
         element = ${name}(${base} + (${first} + r) * U.${name}_outer + (k0 + d) * U.${name}_k);
@@ -67,7 +66,7 @@ const product = ({ left, right }: Pair, index: number): string => `
 ${fill('left', left, 'U.m', `U.k${index}`, index === 0 ? 'base_a' : '0u')}
 ${fill('right', right, 'U.n', `U.k${index}`, index === 0 ? 'base_b' : '0u')}
     workgroupBarrier();
-    for (var d = 0u; d < ${depth}u; d++) {
+    for (var d = 0u; d < U.depth; d++) {
       let l = d * ${tile}u + my_m;
       let r = d * ${tile}u + my_n;
       let row = vec4<f32>(right[r], right[r + 1u], right[r + 2u], right[r + 3u]);
@@ -115,6 +114,9 @@ interface Sizes {
 function sizeUniforms(uniforms: Uniforms, pairs: readonly Pair[], { batch, m, n }: Sizes): { tiles: number } {
   const tilesN = Math.ceil(n / tile);
   const tiles = Math.ceil(m / tile) * tilesN;
+  // Run-time numbers although they never change: some drivers unroll loops of known length and compile for seconds.
+  uniforms.u32('fills', tile * depth);
+  uniforms.u32('depth', depth);
   uniforms.u32('m', m);
   uniforms.u32('n', n);
   uniforms.u32('tiles', tiles);
@@ -143,10 +145,12 @@ function encode(stream: Stream, call: Call, out: Operand): void {
   const { tiles } = sizeUniforms(uniforms, pairs, { batch, m, n });
   uniforms.u32('out_offset', out.offset);
   const strides = factors.slice(0, 2).map((f) => batchStrides(f.operand, batch));
-  const nest = collapse({ shape: batch, strides });
+  const collapsed = collapse({ shape: batch, strides });
+  // No batch is a batch of one: one kernel less to compile.
+  const nest = collapsed.shape.length > 0 ? collapsed : { shape: [1], strides: [[0], [0]] };
   const batchWgsl = nestWgsl(nest, uniforms, 'batch', 'z');
   const buffer = bindings.write(out);
-  const layout = factors.map((f) => `${f.operand.dtype}${f.k === 1 ? 'k' : 'o'}`);
+  const layout = factors.map((f) => f.operand.dtype);
   const memory = ['left', 'right'].map((s) => `var<workgroup> ${s}: array<f32, ${tile * depth}>;`);
   stream.dispatch({
     kernel: 'matmul',

@@ -1,3 +1,4 @@
+import { afterAll, describe, it } from 'vitest';
 import { type WebGpuBackend, webgpu } from '../backend.ts';
 
 /** Why there is nothing to test on; null if there is an adapter. With LORIKEET_TEST_WEBGPU=1 that is a failure. */
@@ -12,7 +13,22 @@ async function probe(): Promise<string | null> {
   }
 }
 
-export const noAdapter = await probe();
+const noAdapter = await probe();
+
+/** Tests that need an adapter; without one, a single test is skipped and says why. */
+export function describeOnAdapter(name: string, body: () => void): void {
+  describe(name, () => {
+    if (noAdapter === null) body();
+    else it('needs a WebGPU adapter', (context) => context.skip(`skipped: ${noAdapter}`));
+  });
+}
 
 /** A backend that also checks the keys of its kernel cache. */
 export const openBackend = (): Promise<WebGpuBackend> => webgpu({ verifyKernels: true });
+
+/** One backend for the tests of a file, closed at its end. */
+export function sharedBackend(): () => Promise<WebGpuBackend> {
+  let opened: Promise<WebGpuBackend> | null = null;
+  afterAll(async () => (await opened)?.close());
+  return () => (opened ??= openBackend());
+}

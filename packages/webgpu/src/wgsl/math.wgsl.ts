@@ -13,9 +13,8 @@ var<private> zero_bits: u32 = 0u;
 fn special(bits: u32) -> f32 { return bitcast<f32>(bits | zero_bits); }
 fn is_nan(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) > 0x7f800000u; }
 fn is_infinite(x: f32) -> bool { return (bitcast<u32>(x) & 0x7fffffffu) == 0x7f800000u; }
-fn with_sign(magnitude: f32, x: f32) -> f32 {
-  return bitcast<f32>((bitcast<u32>(magnitude) & 0x7fffffffu) | (bitcast<u32>(x) & 0x80000000u));
-}
+// Not by its bits: lavapipe (Mesa 25.0.7) turns an or with 0x80000000 after exp_f32 into one with 0x40000000.
+fn with_sign(magnitude: f32, x: f32) -> f32 { return select(magnitude, -magnitude, bitcast<i32>(x) < 0); }
 fn max_nan(a: f32, b: f32) -> f32 { return select(select(max(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn min_nan(a: f32, b: f32) -> f32 { return select(select(min(a, b), b, is_nan(b)), a, is_nan(a)); }
 fn ordered(a: f32, b: f32) -> bool { return !is_nan(a) && !is_nan(b); }

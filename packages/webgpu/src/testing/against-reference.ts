@@ -1,0 +1,19 @@
+import { type Backend, memory, referenceBackend, scope, type Tensor } from '@lorikeet/tensor';
+import { expectClose, type Tolerance } from '@lorikeet/tensor/testing';
+import { expect } from 'vitest';
+
+/** Runs the same computation on a backend and on the reference, compares values, shape and dtype, and checks that nothing leaks. */
+export async function againstReference(
+  backend: Backend,
+  compute: (backend: Backend) => Tensor,
+  tolerance: Tolerance = { relative: 0, absolute: 0 },
+): Promise<void> {
+  const before = memory(backend).liveTensors;
+  const [got, want] = [scope(() => compute(backend)), scope(() => compute(referenceBackend()))];
+  expect(got.shape).toEqual(want.shape);
+  expect(got.dtype).toBe(want.dtype);
+  expectClose(await got.data(), await want.data(), tolerance, 'against the reference');
+  got.dispose();
+  want.dispose();
+  expect(memory(backend).liveTensors).toBe(before);
+}
