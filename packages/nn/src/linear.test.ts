@@ -3,7 +3,7 @@ import { hostileBackend } from '@lorikeet/tensor/testing';
 import { describe, expect, it } from 'vitest';
 import { isLinearLike, Linear, plainWeightOf } from './linear.ts';
 import { linearContract } from './linear-contract.ts';
-import { ToyInt8Linear } from './toy-int8-linear.ts';
+import { ToyInt8Linear } from './testing/toy-int8-linear.ts';
 
 const framework = { describe, it };
 const key = randomKey(7);

@@ -1,6 +1,6 @@
 import { type Backend, fromBytes, noGrad, type Tensor, tensor } from '@lorikeet/tensor';
-import { asRows, type LinearLike } from './linear.ts';
-import type { StateEntry } from './module-tree.ts';
+import { asRows, type LinearLike } from '../linear.ts';
+import type { StateEntry } from '../module-tree.ts';
 
 /**
  * The second implementation of the linear contract, made for its suite: a frozen weight stored as int8 rows with one
