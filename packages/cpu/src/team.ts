@@ -3,6 +3,7 @@
  * shape alone and a chunk's result does not depend on who computes it, so any number of threads gives the same bits.
  */
 import type { ModuleBuilder } from './assembler.ts';
+import { coreCount } from './features.ts';
 import type { LinearMemory } from './memory.ts';
 import { control, runResult, teamModule } from './team-module.ts';
 import { workerSource } from './worker-source.ts';
@@ -74,7 +75,9 @@ export class Team {
   static async start(memory: LinearMemory, threads: number, store?: LinearMemory): Promise<Team> {
     const team = new Team(memory, memory.shape.shared ? threads : 1, store);
     if (team.threads === 1) return team;
-    new Int32Array(memory.memory.buffer)[control.spins / 4] = spinsFor(spinMicroseconds);
+    // More spinning threads than cores would keep each other from working.
+    const spins = threads > coreCount() ? 1 : spinsFor(spinMicroseconds);
+    new Int32Array(memory.memory.buffer)[control.spins / 4] = spins;
     for (let number = 1; number < team.threads; number++) team.#workers.push(team.#startWorker(number));
     await Promise.all(team.#workers.map((worker) => worker.ready));
     return team;

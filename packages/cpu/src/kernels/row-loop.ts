@@ -3,7 +3,7 @@
  * elements one at a time in lane 0, so that nothing past the row is touched. The order of sums depends on the length alone.
  */
 import { argument, type FunctionBuilder, type Local, type ModuleBuilder } from '../assembler.ts';
-import { f32, f32x4, type I32, i32, i32x4, store, type V128, v128 } from '../instructions.ts';
+import { type F32, f32, f32x4, type I32, i32, i32x4, store, type V128, v128 } from '../instructions.ts';
 import {
   bytesPerElement,
   type FloatType,
@@ -27,7 +27,7 @@ export const walk = (f: FunctionBuilder, from: I32, dtype: FloatType = 'f32'): W
 
 /** How the body of a loop reads and writes its elements. */
 export interface Access {
-  /** Which of the turn's vectors: selects an accumulator. */
+  /** Selects an accumulator: one for each of the turn's vectors, one for the last elements. */
   readonly half: number;
   load(walker: Walker): V128;
   /** The value where the lane holds an element, `neutral` elsewhere. */
@@ -40,6 +40,8 @@ export type Stores = readonly (readonly [Walker, V128])[];
 /** Vectors a turn of the main loop handles. */
 const halves = [0, 1];
 const turn = halves.length * 4;
+/** The last elements have an accumulator of their own: a vector that the second loop also changes would not pair. */
+const lastElements = halves.length;
 
 /** Runs `body` over `n` elements; the walkers advance, `body` gives what to store. */
 export function rowLoop(
@@ -73,7 +75,7 @@ export function rowLoop(
   f.while(done, n, 1, () => {
     const first = f.hoist(i32x4.lanesConst(-1, 0, 0, 0));
     const stores = body({
-      half: 0,
+      half: lastElements,
       load: ({ pointer, dtype }) => f.vector(f32x4.splat(loadFloat(f, dtype, pointer))),
       only: (value, neutral) => v128.bitSelect(first, value, neutral),
     });
@@ -90,24 +92,31 @@ function storeOne(f: FunctionBuilder, dtype: FloatType, pointer: I32, value: V12
   else f.emit(store.i16(pointer, i32x4.extract(narrow[dtype](f, value), 0)));
 }
 
-/** Accumulators, one vector for each half of a turn. */
-export const accumulators = (f: FunctionBuilder, start: V128): Local<'v128'>[] => halves.map(() => f.vector(start));
+/** Accumulators for `Access.half`. */
+export const accumulators = (f: FunctionBuilder, start: V128): Local<'v128'>[] =>
+  [...halves, lastElements].map(() => f.vector(start));
 
-/** Sum of all lanes of the accumulators, through memory: storing them side by side lets V8 pair the loop before. */
-export function total(f: FunctionBuilder, parts: readonly Local<'v128'>[], scratch: I32): Local<'f32'> {
-  for (const [i, part] of parts.entries()) f.emit(store.v128(scratch, part, 16 * i));
-  const sum = f.vector(f32x4.add(v128.load(scratch), v128.load(scratch, 16)));
-  const lane = (i: number) => f32x4.extract(sum, i);
-  return f.local('f32', f32.add(f32.add(lane(0), lane(1)), f32.add(lane(2), lane(3))));
+/** All accumulators as one number; stored side by side first, which lets V8 pair the loop before. */
+function combined(
+  f: FunctionBuilder,
+  parts: readonly Local<'v128'>[],
+  scratch: I32,
+  vector: (a: V128, b: V128) => V128,
+  scalar: (a: F32, b: F32) => F32,
+): Local<'f32'> {
+  for (const half of halves) f.emit(store.v128(scratch, parts[half]!, 16 * half));
+  const all = f.vector(vector(vector(v128.load(scratch), v128.load(scratch, 16)), parts[lastElements]!));
+  const lane = (i: number) => f32x4.extract(all, i);
+  return f.local('f32', scalar(scalar(lane(0), lane(1)), scalar(lane(2), lane(3))));
 }
+
+/** Sum of all lanes of the accumulators. */
+export const total = (f: FunctionBuilder, parts: readonly Local<'v128'>[], scratch: I32): Local<'f32'> =>
+  combined(f, parts, scratch, f32x4.add, f32.add);
 
 /** Largest lane of the accumulators. */
-export function largest(f: FunctionBuilder, parts: readonly Local<'v128'>[], scratch: I32): Local<'f32'> {
-  for (const [i, part] of parts.entries()) f.emit(store.v128(scratch, part, 16 * i));
-  const top = f.vector(f32x4.max(v128.load(scratch), v128.load(scratch, 16)));
-  const lane = (i: number) => f32x4.extract(top, i);
-  return f.local('f32', f32.max(f32.max(lane(0), lane(1)), f32.max(lane(2), lane(3))));
-}
+export const largest = (f: FunctionBuilder, parts: readonly Local<'v128'>[], scratch: I32): Local<'f32'> =>
+  combined(f, parts, scratch, f32x4.max, f32.max);
 
 /** A task over rows: words 0 .. 2 of the argument block are rows, rows a chunk and row length. */
 export const rowWord = { rows: 0, rowsPerChunk: 1, n: 2, first: 3 } as const;

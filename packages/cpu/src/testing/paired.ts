@@ -1,0 +1,32 @@
+/**
+ * Runs one kernel family once. With `--no-liftoff` V8 optimizes a function at its first call, and with
+ * `--trace-wasm-revectorize` it prints what it paired. Usage: node FLAGS paired.ts FAMILY
+ */
+import { attention, tensor } from '@lorikeet/tensor';
+import { CpuBackend } from '../backend.ts';
+import { choose } from '../features.ts';
+import { LinearMemory } from '../memory.ts';
+import { Team } from '../team.ts';
+import { drawFloats } from './draw.ts';
+
+// Not cpu(): its self-test would run, and so compile, every family.
+const backend = new CpuBackend(
+  await Team.start(new LinearMemory({ shared: true }), 1),
+  choose({ threads: 1, revectorize: 'auto' }),
+);
+const x = tensor(drawFloats(128 * 128, 1), { backend, shape: [128, 128] });
+const row = tensor(drawFloats(128, 2), { backend, shape: [1, 128] });
+const heads = x.reshape([128, 4, 32]);
+
+const families = {
+  elementwise: () => x.swiglu(x),
+  rows: () => x.softmax(-1),
+  reduction: () => x.sum(),
+  matmul: () => x.matmul(x),
+  smallMatmul: () => row.matmul(x, { transposeB: true }),
+  attention: () => attention(heads, heads, heads, { lengths: [128] }),
+};
+
+const family = process.argv[2] as keyof typeof families;
+families[family]().dispose();
+await backend.close();
