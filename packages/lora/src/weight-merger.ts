@@ -12,17 +12,17 @@ export interface MergeTarget {
   delta(start: number, end: number): Tensor;
 }
 
-// Rows are taken in blocks of at most this many elements (16 MiB in f32), so that merging needs no second weight in memory.
-const blockElements = 1 << 22;
-
 /** Puts an update into a stored weight and takes it out again. Asynchronous because checking and keeping read the weight back. */
 export class WeightMerger {
   readonly #target: MergeTarget;
+  readonly #blockElements: number;
   #state: 'apart' | 'merged' = 'apart';
   #original: Uint8Array | null = null;
 
-  constructor(target: MergeTarget) {
+  /** @param blockElements rows are taken in blocks of about this size (16 MiB in f32), so that merging needs no second weight in memory */
+  constructor(target: MergeTarget, blockElements = 1 << 22) {
     this.#target = target;
+    this.#blockElements = blockElements;
   }
   get merged(): boolean {
     return this.#state === 'merged';
@@ -48,7 +48,7 @@ export class WeightMerger {
     this.#original = keepOriginal ? await weight.bytes() : null;
     for (const [start, end] of this.#blocks()) {
       using block = this.#mergedRows(start, end);
-      writeRows(weight, block, start);
+      noGrad(() => writeRows(weight, block, start));
     }
     this.#state = 'merged';
   }
@@ -71,7 +71,7 @@ export class WeightMerger {
   }
   *#blocks(): Iterable<readonly [start: number, end: number]> {
     const [rows = 0, ...rest] = this.#target.weight().shape;
-    const step = Math.max(1, Math.floor(blockElements / Math.max(1, sizeOf(rest))));
+    const step = Math.max(1, Math.floor(this.#blockElements / Math.max(1, sizeOf(rest))));
     for (let start = 0; start < rows; start += step) yield [start, Math.min(rows, start + step)];
   }
   /** W + update, summed in f32 (f64 weights in f64) and rounded once. */

@@ -1,6 +1,6 @@
 /** A small tree with Phi-3's names and fused linears, for tests: the paths are the real ones, the mathematics is shorter. */
-import { Embedding, Linear, Module, RMSNorm } from '@lorikeet/nn';
-import { type Backend, type DType, type RandomKey, randomKey, swiglu, type Tensor } from '@lorikeet/tensor';
+import { copyInto, Embedding, Linear, Module, RMSNorm } from '@lorikeet/nn';
+import { type Backend, type DType, normal, type RandomKey, randomKey, swiglu, type Tensor } from '@lorikeet/tensor';
 
 export interface ToyOptions {
   readonly backend: Backend;
@@ -81,4 +81,14 @@ export class ToyPhi3 extends Module {
     for (const layer of this.model.layers) h = layer.forward(h);
     return this.lm_head.forward(h);
   }
+}
+
+/** Stands for training: random values in everything that is trainable (the adapter, copies of saved modules, biases). */
+export function trainAdapter(model: ToyPhi3, { seed = 1, std = 0.3 } = {}): ToyPhi3 {
+  for (const { path, tensor } of model.namedParameters()) {
+    if (!tensor.requiresGrad) continue;
+    using values = normal(tensor.shape, { backend: tensor.backend, key: randomKey(seed, path), std });
+    copyInto(tensor, values);
+  }
+  return model;
 }
