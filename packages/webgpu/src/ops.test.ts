@@ -1,7 +1,9 @@
 import { opSuite } from '@lorikeet/tensor/testing';
-import { describe, expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { describeOnAdapter, sharedBackend } from './testing/adapter.ts';
 
-describeOnAdapter('every op', () => {
-  opSuite({ describe, it, expect }, { backend: sharedBackend() });
+const vitest = { describe, it, afterAll };
+
+describeOnAdapter(vitest, 'every op', () => {
+  opSuite({ describe, it, expect }, { backend: sharedBackend(vitest) });
 });

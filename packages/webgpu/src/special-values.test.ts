@@ -8,16 +8,18 @@ import {
   tensor,
   threefry2x32,
 } from '@lorikeet/tensor';
-import { expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { describeOnAdapter, sharedBackend } from './testing/adapter.ts';
 import { againstReference } from './testing/against-reference.ts';
+
+const vitest = { describe, it, afterAll };
 
 const [nan, infinity] = [Number.NaN, Number.POSITIVE_INFINITY];
 const specials = [nan, infinity, -infinity, 0, -0, 1, -1, 0.5, -2.5, 88.7, 88.8, -103.9, -105, 20, -20, 1e30, -1e30];
 const close = { relative: 2e-6, absolute: 1e-6 };
 
-describeOnAdapter('special values', () => {
-  const open = sharedBackend();
+describeOnAdapter(vitest, 'special values', () => {
+  const open = sharedBackend(vitest);
   const unary: Record<string, (x: Tensor) => Tensor> = {
     neg: (x) => x.neg(),
     abs: (x) => x.abs(),
@@ -104,8 +106,8 @@ describeOnAdapter('special values', () => {
   });
 });
 
-describeOnAdapter('dtype conversions', () => {
-  const open = sharedBackend();
+describeOnAdapter(vitest, 'dtype conversions', () => {
+  const open = sharedBackend(vitest);
   const all = (dtype: DType): Uint8Array =>
     dtype === 'u8' || dtype === 'i8'
       ? Uint8Array.from({ length: 256 }, (_, i) => i)
@@ -141,8 +143,8 @@ describeOnAdapter('dtype conversions', () => {
   });
 });
 
-describeOnAdapter('randomness', () => {
-  const open = sharedBackend();
+describeOnAdapter(vitest, 'randomness', () => {
+  const open = sharedBackend(vitest);
   it('dropout draws the bits of the reference, whatever the key', async () => {
     for (const key of [
       new RandomKey(0, 0),

@@ -13,9 +13,11 @@ import {
   zeros,
 } from '@lorikeet/tensor';
 import { expectClose } from '@lorikeet/tensor/testing';
-import { expect, it } from 'vitest';
+import { afterAll, describe, expect, it } from 'vitest';
 import { describeOnAdapter, openBackend, sharedBackend } from './testing/adapter.ts';
 import { againstReference } from './testing/against-reference.ts';
+
+const vitest = { describe, it, afterAll };
 
 const adamw = (step: number) => ({
   gradScale: 1,
@@ -57,8 +59,8 @@ async function trainMlp(backend: Backend, steps: number): Promise<number[]> {
   return values;
 }
 
-describeOnAdapter('training', () => {
-  const open = sharedBackend();
+describeOnAdapter(vitest, 'training', () => {
+  const open = sharedBackend(vitest);
 
   it('a small net for 100 steps: the losses of the reference, and no buffer left', async () => {
     const backend = await openBackend();

@@ -1,6 +1,5 @@
 import { type Backend, memory, referenceBackend, scope, type Tensor } from '@lorikeet/tensor';
 import { expectClose, type Tolerance } from '@lorikeet/tensor/testing';
-import { expect } from 'vitest';
 
 /** Runs the same computation on a backend and on the reference, compares values, shape and dtype, and checks that nothing leaks. */
 export async function againstReference(
@@ -10,10 +9,10 @@ export async function againstReference(
 ): Promise<void> {
   const before = memory(backend).liveTensors;
   const [got, want] = [scope(() => compute(backend)), scope(() => compute(referenceBackend()))];
-  expect(got.shape).toEqual(want.shape);
-  expect(got.dtype).toBe(want.dtype);
+  if (`${got.dtype} ${got.shape}` !== `${want.dtype} ${want.shape}`) throw new Error(`got ${got}, expected ${want}`);
   expectClose(await got.data(), await want.data(), tolerance, 'against the reference');
   got.dispose();
   want.dispose();
-  expect(memory(backend).liveTensors).toBe(before);
+  const left = memory(backend).liveTensors - before;
+  if (left !== 0) throw new Error(`${left} tensors were left behind`);
 }
