@@ -39,17 +39,17 @@ async function runPeft(context: CaseContext): Promise<Finding[]> {
     ...(await gradientFindings(context, gradients, adapterParameters(model))),
   ];
   await lora.mergeAndUnload(model);
-  const merged = tensors.run(() => noGrad(() => model.logits(batch)));
-  findings.push(await tensorFinding('logits of the merged model', merged, expected('logits'), limit));
+  // Weights in bf16 lose bits when the update is added, in PEFT as here: then only the merged weight is compared.
+  const half = model.stateDict().get('lm_head.weight')!.dtype !== 'f32';
+  if (!half) {
+    const merged = tensors.run(() => noGrad(() => model.logits(batch)));
+    findings.push(await tensorFinding('logits of the merged model', merged, expected('logits'), limit));
+  }
+  const mergedLimit = modelLimit(half ? 'mergedHalf' : 'merged', backend.name);
   const weights = model.stateDict();
   for (const [name, key] of Object.entries(testCase.outputs).filter(([n]) => n.startsWith('merged/')))
     findings.push(
-      await tensorFinding(
-        name,
-        weights.get(name.slice('merged/'.length))!,
-        recording.tensor(key),
-        modelLimit('merged', backend.name),
-      ),
+      await tensorFinding(name, weights.get(name.slice('merged/'.length))!, recording.tensor(key), mergedLimit),
     );
   return findings;
 }

@@ -59,6 +59,9 @@ export function modelLimit(quantity: string, backend: string): Limit {
       return whole(1e-4, 0.999999);
     case 'merged':
       return each(1.3e-6, 1e-5);
+    case 'mergedHalf':
+      // bf16 keeps 8 bits: where the sum lies between two numbers, its order decides which of both is taken.
+      return each(2 ** -7, 0);
     case 'learningRate':
       return each(1e-6, 1e-12);
     case 'lossTrajectory':

@@ -9,7 +9,7 @@ from peft import LoraConfig, get_peft_model
 
 from lora_peft import save_adapter
 from recording import Recording
-from tiny_phi3 import build, random_batch, save, store_batch, token_loss, trained_tokens
+from tiny_phi3 import build, random_batch, save, save_bf16, store_batch, token_loss, trained_tokens
 
 ADAPTERS = {
     "fused-linears": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]},
@@ -18,16 +18,25 @@ ADAPTERS = {
     "patterns": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "o_proj", "down_proj"],
                  "rank_pattern": {"o_proj": 2}, "alpha_pattern": {r"layers\.1\.mlp\.down_proj": 32}},
     "saved-head": {"r": 2, "lora_alpha": 4, "target_modules": ["o_proj"], "modules_to_save": ["lm_head"]},
+    "bf16-base": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "down_proj"]},
     "one-index": {"r": 2, "lora_alpha": 4, "target_modules": ["o_proj", "gate_up_proj"], "layers_to_transform": [1]},
 }
 
 
+def base_model(r: Recording, folder: str):
+    """The model that adapters share, its folder written at the first call."""
+    seed = r.random.get_state()
+    r.random.manual_seed(r.seed)
+    model = build(r)
+    r.random.set_state(seed)
+    if not (r.directory / folder).exists():
+        (save_bf16 if folder == "base-bf16" else save)(model, r.directory / folder)
+    return model
+
+
 def record_adapter(r: Recording, label: str, options: dict) -> None:
-    base = build(r)
-    if label == "fused-linears":
-        save(base, r.directory / "base")
-        record_adapter.weights = {k: v.clone() for k, v in base.state_dict().items()}
-    base.load_state_dict(record_adapter.weights)
+    folder = "base-bf16" if label == "bf16-base" else "base"
+    base = base_model(r, folder)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.05, **options)).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -41,11 +50,16 @@ def record_adapter(r: Recording, label: str, options: dict) -> None:
     gradients = {plain(k): r.store(f"{label}/gradient/{plain(k)}", p.grad) for k, p in model.named_parameters() if p.requires_grad}
     outputs = {"logits": r.store(f"{label}/logits", logits), "loss": r.store(f"{label}/loss", loss)}
     targeted = {k.removeprefix("base_model.model.").rsplit(".lora_", 1)[0] + ".weight" for k in gradients if ".lora_" in k}
+    if folder == "base-bf16":
+        # PEFT merges into bf16 weights: the sum in f32, rounded once. The adapter itself stays f32.
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
     merged = model.merge_and_unload().state_dict()
     # The first targeted weight in full is enough: the logits depend on all of them.
     name = sorted(targeted)[0]
     outputs[f"merged/{name}"] = r.store(f"{label}/merged/{name}", merged[name])
-    r.cases.append({"name": f"peft {label}", "op": "peft", "attributes": {"model": "base", "adapter": label},
+    r.cases.append({"name": f"peft {label}", "op": "peft", "attributes": {"model": folder, "adapter": label},
                     "inputs": store_batch(r, label, sequences), "outputs": outputs, "gradients": gradients})
 
 

@@ -7,7 +7,7 @@ A batch is padding-free; transformers sees each of its sequences alone. The loss
 import torch
 
 from recording import Recording
-from tiny_phi3 import build, random_batch, save, store_batch, token_loss, trained_tokens
+from tiny_phi3 import build, random_batch, save, save_bf16, store_batch, token_loss, trained_tokens
 
 LONGROPE = {
     "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
@@ -20,7 +20,8 @@ MODELS = [("mha",         {"num_key_value_heads": 4},                           
           ("partial-tied", {"tie_word_embeddings": True, "rope_parameters":
                             {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}, {"two sequences": [6, 8]}),
           ("window",      {"sliding_window": 4},                                               {"longer than the window": [13, 3]}),
-          ("longrope",    {"rope_parameters": LONGROPE, "original_max_position_embeddings": 10}, {"short": [10], "long": [11]})]
+          ("longrope",    {"rope_parameters": LONGROPE, "original_max_position_embeddings": 10}, {"short": [10], "long": [11]}),
+          ("bf16",        {"num_hidden_layers": 1},                                            {"weights in bf16": [8, 3]})]
 
 
 def record_case(r: Recording, model, folder: str, label: str, sequences) -> None:
@@ -67,13 +68,17 @@ GENERATIONS = [("mha",          "greedy",              5, 20, 1.0),
                ("partial-tied", "with a penalty",      3, 20, 1.5),
                ("window",       "past the window",     9, 20, 1.2),
                ("longrope",     "across the border",   6, 12, 1.3),
-               ("longrope",     "short",               4, 6,  1.0)]
+               ("longrope",     "short",               4, 6,  1.0),
+               ("bf16",         "greedy",              5, 12, 1.0)]
 
 
 def record(r: Recording) -> None:
     for folder, changes, batches in MODELS:
         model = build(r, **changes)
-        save(model, r.directory / folder, old_spelling=folder == "longrope")
+        if folder == "bf16":
+            save_bf16(model, r.directory / folder)
+        else:
+            save(model, r.directory / folder, old_spelling=folder == "longrope")
         for label, lengths in batches.items():
             record_case(r, model, folder, label, random_batch(r, lengths))
         for _, label, prompt, tokens, penalty in (g for g in GENERATIONS if g[0] == folder):

@@ -7,7 +7,6 @@
 import argparse
 import importlib
 import os
-import shutil
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -29,7 +28,6 @@ def main() -> None:
     torch.set_num_threads(1)
     for family in options.only or FAMILIES:
         torch.manual_seed(options.seed)
-        shutil.rmtree(options.out / family, ignore_errors=True)
         recording = Recording(family, options.seed, options.out)
         importlib.import_module(family).record(recording)
         recording.save()

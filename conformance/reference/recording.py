@@ -16,6 +16,7 @@ Outputs and gradients of ops are computed in f64 from the stored inputs and roun
 
 import hashlib
 import json
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
@@ -52,7 +53,10 @@ class Recording:
 
     def __init__(self, family: str, seed: int, out: Path):
         self.family, self.seed = family, seed
-        self.directory = out / family
+        # Written beside its place and moved there when complete: a generator that fails leaves the old recording alone.
+        self.place = out / family
+        self.directory = out / f".{family}.new"
+        shutil.rmtree(self.directory, ignore_errors=True)
         self.random = torch.Generator().manual_seed(seed)
         self.tensors: dict[str, torch.Tensor] = {}
         self.cases: list[dict] = []
@@ -124,7 +128,7 @@ class Recording:
         return outputs, gradients, cotangents
 
     def save(self) -> None:
-        """Writes both files. The manifest is written last."""
+        """Writes both files and puts the folder in the place of the old one."""
         self.directory.mkdir(parents=True, exist_ok=True)
         save_file(self.tensors, self.directory / "recording.safetensors")
         for file in self.directory.rglob("*.safetensors"):
@@ -140,5 +144,7 @@ class Recording:
         lines.append('  "cases": [\n' + ",\n".join(f"    {json.dumps(c)}" for c in self.cases) + "\n  ]")
         text = "{\n" + ",\n".join(lines) + "\n}\n"
         (self.directory / "recording.json").write_text(text, encoding="utf-8")
-        size = sum(f.stat().st_size for f in self.directory.rglob("*") if f.is_file())
-        print(f"{self.family}: {len(self.cases)} cases, {len(self.tensors)} tensors, {size / 1024:.0f} KiB in {self.directory}")
+        shutil.rmtree(self.place, ignore_errors=True)
+        self.directory.rename(self.place)
+        size = sum(f.stat().st_size for f in self.place.rglob("*") if f.is_file())
+        print(f"{self.family}: {len(self.cases)} cases, {len(self.tensors)} tensors, {size / 1024:.0f} KiB in {self.place}")

@@ -1,5 +1,6 @@
 """Tiny Phi-3 models with random weights, and folders of them as transformers writes a checkpoint."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -41,6 +42,14 @@ def save(model: Phi3ForCausalLM, folder: Path, old_spelling: bool = False) -> No
         scaled = rope["rope_type"] == "longrope"
         config["rope_scaling"] = {k: rope[k] for k in ("short_factor", "long_factor")} | {"type": "longrope"} if scaled else None
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def save_bf16(model: Phi3ForCausalLM, folder: Path) -> None:
+    """Saves the weights in bf16 and leaves the same rounded values in the f32 model: arithmetic stays f32, as in ours."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.bfloat16())
+    save(copy.deepcopy(model).to(torch.bfloat16), folder)
 
 
 def token_loss(model, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
