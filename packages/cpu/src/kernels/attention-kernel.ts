@@ -3,7 +3,8 @@ import type { AttentionAttributes, Call, Operand } from '@lorikeet/tensor';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { floatWord } from '../team.ts';
-import { attentionModule, attentionWord, blockRows, blockWord, maxHeadWidth } from './attention.ts';
+import { attentionModule } from './attention.ts';
+import { attentionWord, blockRows, blockWord, maxHeadWidth } from './attention-frame.ts';
 import type { Tile } from './micro.ts';
 
 const rowsPerDeltaChunk = 512;
