@@ -132,16 +132,24 @@ export async function loadOptimizer(
   optimizer.loadStateDict({ steps: state.optimizerSteps, tensors });
 }
 
-/** Removes the oldest checkpoints beyond `keep`, never the best one. */
+/**
+ * Removes the oldest checkpoints beyond `keep`, never the best one. Those after `newestStep` are left alone: they are broken ones that
+ * resuming passed over, or belong to a run that was taken up again from an older one, and must not push out a good one.
+ */
 export async function rotateCheckpoints(
   files: FileSystem,
   outputDir: string,
-  keep: number | null,
-  bestStep: number | null,
+  {
+    newestStep,
+    keep,
+    bestStep,
+  }: { readonly newestStep: number; readonly keep: number | null; readonly bestStep: number | null },
 ): Promise<void> {
   if (keep === null) return;
-  const steps = (await listCheckpoints(files, outputDir)).filter((s) => s !== bestStep);
-  for (const step of steps.slice(keep)) await discardDirectory(files, checkpointPath(outputDir, step));
+  const steps = (await listCheckpoints(files, outputDir)).filter((s) => s <= newestStep && s !== bestStep);
+  // The best one is kept besides, unless it is the newest and so one of the `keep`.
+  const others = bestStep === newestStep ? keep - 1 : keep;
+  for (const step of steps.slice(others)) await discardDirectory(files, checkpointPath(outputDir, step));
 }
 
 /** Refuses a resumption under other settings, with every difference. */

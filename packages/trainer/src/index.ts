@@ -1,3 +1,4 @@
+export type { LossFunction, TrainBatch } from './accumulate-window.ts';
 export { type BootstrapDifference, type BootstrapOptions, bootstrapDifference, type Measurement } from './bootstrap.ts';
 export {
   checkpointPath,
@@ -31,4 +32,5 @@ export {
   resolveOptions,
   type TrainingOptions,
 } from './options.ts';
-export { type LossFunction, summaryPath, type TrainBatch, type TrainBatches, train } from './train.ts';
+export { EventFile } from './tensorboard.ts';
+export { summaryPath, type TrainBatches, train } from './train.ts';

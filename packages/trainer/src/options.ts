@@ -41,12 +41,16 @@ export interface TrainingOptions {
   readonly loadBestModelAtEnd?: boolean;
   /** 'auto': the newest complete checkpoint in outputDir, or a fresh start; or a checkpoint folder. Default: fresh start. */
   readonly resumeFromCheckpoint?: string | null;
+  /** A fresh start removes the checkpoints that stand in outputDir; otherwise it is refused there. Default false. */
+  readonly overwriteOutputDir?: boolean;
+  /** Further places for the logged numbers: 'tensorboard' writes an event file beside log.jsonl. Default none. */
+  readonly reportTo?: readonly 'tensorboard'[];
 }
 
 /** What a run needs beside numbers. */
 export interface RunOptions extends TrainingOptions {
   readonly files: FileSystem;
-  /** Where checkpoints, log.jsonl and the summary go. */
+  /** Where checkpoints and log.jsonl go. */
   readonly outputDir: string;
   /** Aborting it saves a checkpoint after the step under way and ends the run. */
   readonly signal?: AbortSignal;
@@ -58,6 +62,15 @@ export interface RunOptions extends TrainingOptions {
   readonly loadModel?: (files: FileSystem, dir: string) => Promise<void>;
   /** Measures the model on held-out data. Needed for evalStrategy other than 'no'. */
   readonly evaluate?: () => Promise<Readonly<{ evalLoss: number } & Record<string, number>>>;
+}
+
+/** The options that a resumed run must share, because the bits of its parameters depend on them. */
+export function fixedOptions(options: ResolvedOptions): Readonly<Record<string, unknown>> {
+  const free: readonly string[] = [
+    'loggingSteps', 'evalStrategy', 'evalSteps', 'saveStrategy', 'saveSteps', 'saveTotalLimit', 'loadBestModelAtEnd',
+    'resumeFromCheckpoint', 'overwriteOutputDir', 'reportTo', 'maxSteps', 'numTrainEpochs',
+  ]; // biome-ignore format: names
+  return Object.fromEntries(Object.entries(options).filter(([name]) => !free.includes(name)));
 }
 
 export interface ResolvedOptions
@@ -88,6 +101,8 @@ const defaults: ResolvedOptions = {
   saveTotalLimit: 2,
   loadBestModelAtEnd: false,
   resumeFromCheckpoint: null,
+  overwriteOutputDir: false,
+  reportTo: [],
 };
 
 type Check = readonly [name: keyof ResolvedOptions, holds: (value: number) => boolean, must: string];
@@ -133,7 +148,25 @@ export function resolveOptions(given: TrainingOptions): ResolvedOptions {
       `training: saveTotalLimit must be null or a whole number of at least 1: got ${options.saveTotalLimit}.`,
     );
   scheduleByName(options.lrSchedulerType);
+  checkStrategies(options);
   return options;
+}
+
+function checkStrategies(o: ResolvedOptions): void {
+  for (const name of ['evalStrategy', 'saveStrategy'] as const)
+    if (!['no', 'steps', 'epoch'].includes(o[name]))
+      throw new RangeError(`training: ${name} must be 'no', 'steps' or 'epoch': got ${String(o[name])}.`);
+  const strange = o.reportTo.find((name) => name !== 'tensorboard');
+  if (strange !== undefined) throw new RangeError(`training: reportTo may hold 'tensorboard': got ${String(strange)}.`);
+  if (!o.loadBestModelAtEnd) return;
+  const aligned =
+    o.evalStrategy !== 'no' &&
+    o.evalStrategy === o.saveStrategy &&
+    (o.evalStrategy === 'epoch' || o.saveSteps % o.evalSteps === 0);
+  if (!aligned)
+    throw new RangeError(
+      `training: loadBestModelAtEnd needs every saved step evaluated: got evalStrategy ${o.evalStrategy} (${o.evalSteps}) and saveStrategy ${o.saveStrategy} (${o.saveSteps}). Give both the same strategy, and saveSteps a multiple of evalSteps.`,
+    );
 }
 
 /** How many optimizer steps, as transformers counts: the last window of an epoch may be short. */

@@ -1,4 +1,4 @@
-import { acquireLock, type FileSystem, joinPath } from '@lorikeet/files';
+import { acquireLock, cleanStale, discardDirectory, type FileSystem, joinPath } from '@lorikeet/files';
 import {
   AdamW,
   clipGradNorm,
@@ -9,12 +9,14 @@ import {
   setTraining,
   trainableParameters,
 } from '@lorikeet/nn';
-import { type Gradients, memory, NonFiniteError, randomKey, scope, type Tensor, withRandom } from '@lorikeet/tensor';
+import { type Gradients, memory, NonFiniteError, randomKey, scope, type Tensor } from '@lorikeet/tensor';
+import { accumulateWindow, type LossFunction, type TrainBatch } from './accumulate-window.ts';
 import {
   checkpointPath,
   compareIdentity,
   type FoundCheckpoint,
   findCheckpoint,
+  listCheckpoints,
   loadOptimizer,
   openCheckpointState,
   rotateCheckpoints,
@@ -23,19 +25,10 @@ import {
   type TrainerState,
 } from './checkpoints.ts';
 import type { EndEvent, EvaluateEvent, StepEvent, TrainEvent } from './events.ts';
-import { planSteps, type ResolvedOptions, type RunOptions, resolveOptions } from './options.ts';
+import { fixedOptions, planSteps, type ResolvedOptions, type RunOptions, resolveOptions } from './options.ts';
 import { loadParameters, saveParameters } from './parameters.ts';
 import { RunLog } from './run-log.ts';
-
-/** What the loop needs of a batch; the rest is between the data and the loss. */
-export interface TrainBatch {
-  /** Token ids of all sequences, [t]. */
-  readonly ids: Int32Array;
-  /** Targets that count: the batch's weight in its accumulation window. */
-  readonly trainedTokens: number;
-  /** Lines of the rows in their file, for messages. */
-  readonly lines: readonly number[];
-}
+import { EventFile } from './tensorboard.ts';
 
 /** Batches without end, epoch after epoch; createBatches makes one. */
 export interface TrainBatches<B extends TrainBatch> {
@@ -44,12 +37,6 @@ export interface TrainBatches<B extends TrainBatch> {
   state(): unknown;
   restore(state: never): void;
 }
-
-/** The scalar loss of one batch: the sum over its trained tokens divided by `normalizer`. Synchronous. */
-export type LossFunction<B> = (batch: B, options: { readonly normalizer: number }) => Tensor;
-
-/** Lets timers, signals and messages in between two steps of a busy CPU. */
-const breathe = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
 
 /**
  * Trains a module's trainable parameters with AdamW: the loop of transformers' Trainer, as an async iterable of events.
@@ -63,14 +50,16 @@ export async function* train<B extends TrainBatch>(
   batches: TrainBatches<B>,
   options: RunOptions,
 ): AsyncGenerator<TrainEvent, void, void> {
+  using run = new Run(model, loss, batches, options); // refuses bad options before anything is written
   await options.files.makeDirectory(options.outputDir);
-  await using lock = await acquireLock(options.files, options.outputDir);
-  if (lock.notice) yield { type: 'note', message: lock.notice };
-  const run = new Run(model, loss, batches, options);
+  const lock = await acquireLock(options.files, options.outputDir);
   try {
+    if (lock.notice) yield { type: 'note', message: lock.notice };
     yield* run.events();
   } finally {
-    run.dispose();
+    setTraining(model, false);
+    // A disk that fails here too must not hide the first error; a lock left behind is taken over at the next start.
+    await lock.release().catch(() => undefined);
   }
 }
 
@@ -90,7 +79,9 @@ class Run<B extends TrainBatch> {
   #step = 0;
   #totals = { totalTokens: 0, trainedTokens: 0, lossSum: 0, lossCount: 0 };
   #best: TrainerState['best'] = null;
-  #lastSaved: number | null = null;
+  /** Path of the newest good checkpoint. */
+  #lastSaved: string | null = null;
+  #board: EventFile | null = null;
   #earlierMs = 0;
   #startedAt = performance.now();
   #startTokens = 0;
@@ -114,11 +105,10 @@ class Run<B extends TrainBatch> {
       eps: o.adamEpsilon,
     });
     this.#plan = planSteps(batches.batchesPerEpoch, o);
-    const { resumeFromCheckpoint: _, loggingSteps: __, saveTotalLimit: ___, ...fixed } = o;
-    this.#identity = { ...fixed, ...options.identity, totalSteps: this.#plan.totalSteps };
+    this.#identity = { ...fixedOptions(o), ...options.identity, totalSteps: this.#plan.totalSteps };
   }
 
-  dispose(): void {
+  [Symbol.dispose](): void {
     this.#optimizer.dispose();
   }
 
@@ -129,6 +119,8 @@ class Run<B extends TrainBatch> {
     const all = namedParameters(this.#model);
     const count = (list: readonly { readonly tensor: Tensor }[]): number =>
       list.reduce((n, { tensor }) => n + tensor.size, 0);
+    if (this.#options.reportTo.includes('tensorboard'))
+      this.#board = await EventFile.open(this.#files, this.#given.outputDir, this.#step + 1);
     yield {
       type: 'start',
       totalSteps,
@@ -140,8 +132,11 @@ class Run<B extends TrainBatch> {
     };
     setTraining(this.#model, true);
     while (this.#step < totalSteps && !this.#given.signal?.aborted) {
-      yield await this.#runStep();
+      const event = await this.#runStep();
+      if (!event) break;
+      yield event;
       yield* this.#takeNotes();
+      this.#requireTrainedTokens();
       yield* this.#afterStep();
     }
     yield* this.#finish();
@@ -154,6 +149,7 @@ class Run<B extends TrainBatch> {
   async #resume(): Promise<FoundCheckpoint | null> {
     const { outputDir } = this.#given;
     const from = this.#options.resumeFromCheckpoint;
+    if (from === null) await this.#clearOutput();
     const found =
       from === null
         ? null
@@ -166,10 +162,22 @@ class Run<B extends TrainBatch> {
     return found;
   }
 
+  /** A fresh start among another run's checkpoints would one day resume from the wrong one. */
+  async #clearOutput(): Promise<void> {
+    const { outputDir } = this.#given;
+    await cleanStale(this.#files, outputDir);
+    const old = await listCheckpoints(this.#files, outputDir);
+    if (old.length && !this.#options.overwriteOutputDir)
+      throw new Error(
+        `train: a fresh start needs an outputDir without checkpoints: ${outputDir} holds checkpoint-${old[0]}. Resume it (resumeFromCheckpoint: 'auto'), choose another outputDir, or set overwriteOutputDir to remove what is there.`,
+      );
+    for (const step of old) await discardDirectory(this.#files, checkpointPath(outputDir, step));
+  }
+
   async #restore(found: FoundCheckpoint): Promise<void> {
     const { state, path } = found;
     compareIdentity(path, state.identity, JSON.parse(JSON.stringify(this.#identity)));
-    await (this.#given.loadModel ?? ((files, dir) => loadParameters(files, dir, this.#parameters)))(this.#files, path);
+    await this.#loadModel(path);
     await loadOptimizer(this.#files, found, this.#optimizer);
     this.#batches.restore(state.sampler as never);
     const now = this.#backendRecord();
@@ -184,8 +192,14 @@ class Run<B extends TrainBatch> {
       state.best,
       state.elapsedMs,
       totalTokens,
-      state.step,
+      path,
     ];
+  }
+
+  #loadModel(dir: string): Promise<void> {
+    const load =
+      this.#given.loadModel ?? ((files: FileSystem, from: string) => loadParameters(files, from, this.#parameters));
+    return load(this.#files, dir);
   }
 
   #backendRecord(): Readonly<Record<string, unknown>> {
@@ -216,72 +230,80 @@ class Run<B extends TrainBatch> {
     return Array.from({ length: Math.min(n, this.#batches.batchesPerEpoch - used) }, () => this.#batches.next());
   }
 
-  async #runStep(): Promise<StepEvent> {
+  /** One optimizer step; null when the run was interrupted inside it, which then never happened. */
+  async #runStep(): Promise<StepEvent | null> {
+    const drawnBefore = this.#batches.state();
     const window = this.#nextWindow();
     const normalizer = window.reduce((sum, b) => sum + b.trainedTokens, 0);
-    const rows = window.flatMap((b) => b.lines);
     const step = this.#step + 1;
-    const learningRateFactor = scheduleByName(this.#options.lrSchedulerType)(
-      this.#step,
-      this.#plan.totalSteps,
-      this.#plan.warmupSteps,
-      this.#options.lrSchedulerOptions,
-    );
-    let [value, norm] = [0, 0];
+    const { totalSteps, warmupSteps } = this.#plan;
+    const { lrSchedulerType, lrSchedulerOptions } = this.#options;
+    const lrFactor = scheduleByName(lrSchedulerType)(this.#step, totalSteps, warmupSteps, lrSchedulerOptions);
+    let update = { loss: 0, gradNorm: 0 };
     if (normalizer === 0) this.#notes.push(`step ${step}: no token of its rows is trained; nothing was updated`);
     else {
-      const { gradients, losses } = await this.#windowGradients(window, normalizer, step);
-      try {
-        value = await this.#readLoss(losses, step, rows);
-        const clipped = await this.#clip(gradients, step, rows);
-        norm = clipped.norm;
-        scope(() => this.#optimizer.step(gradients, { gradScale: clipped.scale, lrFactor: learningRateFactor }));
-      } finally {
-        gradients.dispose();
-        for (const t of losses) t.dispose();
+      const made = await this.#update(window, { step, normalizer, lrFactor });
+      if (!made) {
+        this.#batches.restore(drawnBefore as never);
+        return null;
       }
+      update = made;
+      this.#totals.lossSum += update.loss;
+      this.#totals.lossCount++;
     }
     const tokens = window.reduce((sum, b) => sum + b.ids.length, 0);
     this.#totals.totalTokens += tokens;
     this.#totals.trainedTokens += normalizer;
-    this.#totals.lossSum += value;
-    this.#totals.lossCount++;
     this.#step = step;
-    const logged = step === 1 || step === this.#plan.totalSteps || step % this.#options.loggingSteps === 0;
     const event: StepEvent = {
-      type: 'step', step, totalSteps: this.#plan.totalSteps, epoch: this.#epoch, loss: value, gradNorm: norm,
-      learningRate: this.#options.learningRate * learningRateFactor, tokens, trainedTokens: normalizer, totalTokens: this.#totals.totalTokens,
-      tokensPerSecond: this.#tokensPerSecond, elapsedMs: this.#elapsedMs, peakBytes: this.#peakBytes, logged,
+      type: 'step', step, totalSteps, epoch: this.#epoch, ...update, learningRate: this.#options.learningRate * lrFactor,
+      tokens, trainedTokens: normalizer, totalTokens: this.#totals.totalTokens, tokensPerSecond: this.#tokensPerSecond,
+      elapsedMs: this.#elapsedMs, peakBytes: this.#peakBytes,
+      logged: step === 1 || step === totalSteps || step % this.#options.loggingSteps === 0,
     }; // biome-ignore format: one event
-    if (logged) {
-      const { type: _, logged: __, totalSteps: ___, ...line } = event;
-      await this.#log.write(line);
-    }
+    if (event.logged) await this.#logStep(event);
     return event;
   }
 
-  /** Forward and backward of every micro-batch; gradients summed, losses one a micro-batch. */
-  async #windowGradients(
+  async #logStep({ type: _, logged: __, totalSteps: ___, ...line }: StepEvent): Promise<void> {
+    await this.#log.write(line);
+    const { step, epoch, loss, gradNorm, learningRate, tokensPerSecond } = line;
+    await this.#board?.scalars(step, {
+      'train/loss': loss,
+      'train/grad_norm': gradNorm,
+      'train/learning_rate': learningRate,
+      'train/epoch': epoch,
+      'train/tokens_per_second': tokensPerSecond,
+    });
+  }
+
+  /** Gradients of the window, checked and clipped, into the parameters. Null if interrupted before. */
+  async #update(
     window: readonly B[],
-    normalizer: number,
-    step: number,
-  ): Promise<{ gradients: Gradients; losses: Tensor[] }> {
-    let gradients: Gradients | null = null;
-    const losses: Tensor[] = [];
+    { step, normalizer, lrFactor }: { readonly step: number; readonly normalizer: number; readonly lrFactor: number },
+  ): Promise<{ loss: number; gradNorm: number } | null> {
     const key = randomKey(this.#options.seed, 'dropout', step);
-    for (const [i, batch] of window.entries()) {
-      await breathe();
-      if (batch.trainedTokens === 0) continue;
-      const made = withRandom(key.fold(i), () =>
-        scope(() => {
-          const l = this.#loss(batch, { normalizer });
-          return { gradients: l.backward(), loss: l.detach() };
-        }),
-      );
-      gradients = gradients ? gradients.accumulate(made.gradients) : made.gradients;
-      losses.push(made.loss);
+    const { signal } = this.#given;
+    const made = await accumulateWindow(this.#loss, window, { normalizer, key, signal });
+    if (!made) return null;
+    const rows = window.flatMap((b) => b.lines);
+    try {
+      const loss = await this.#readLoss(made.losses, step, rows);
+      const { norm, scale } = await this.#clip(made.gradients, step, rows);
+      scope(() => this.#optimizer.step(made.gradients, { gradScale: scale, lrFactor }));
+      return { loss, gradNorm: norm };
+    } finally {
+      made.dispose();
     }
-    return { gradients: gradients!, losses };
+  }
+
+  /** After the first epoch, or the whole of a shorter run. */
+  #requireTrainedTokens(): void {
+    const { stepsPerEpoch, totalSteps } = this.#plan;
+    if (this.#step !== Math.min(stepsPerEpoch, totalSteps) || this.#totals.trainedTokens > 0) return;
+    throw new Error(
+      `train: some token of the data must be trained: none of the ${this.#totals.totalTokens} tokens of the first ${this.#step} steps is. Check the roles of the rows, what the loss is on, and maxLength.`,
+    );
   }
 
   async #readLoss(losses: readonly Tensor[], step: number, rows: readonly number[]): Promise<number> {
@@ -303,9 +325,7 @@ class Run<B extends TrainBatch> {
 
   #nonFinite(step: number, rows: readonly number[], what: string): string {
     const kept =
-      this.#lastSaved === null
-        ? 'No checkpoint was written yet.'
-        : `The last good checkpoint is ${checkpointPath(this.#given.outputDir, this.#lastSaved)}.`;
+      this.#lastSaved === null ? 'No checkpoint was written yet.' : `The last good checkpoint is ${this.#lastSaved}.`;
     return `train: numbers must stay finite: at step ${step} (rows ${rows.slice(0, 8).join(', ')}${rows.length > 8 ? ', ...' : ''}) ${what}. Lower learningRate or maxGradNorm, or look at these rows. ${kept}`;
   }
 
@@ -325,15 +345,18 @@ class Run<B extends TrainBatch> {
     setTraining(this.#model, false);
     const metrics = await this.#given.evaluate!();
     setTraining(this.#model, true);
-    const best = !this.#best || metrics.evalLoss < this.#best.evalLoss;
+    const best = Number.isFinite(metrics.evalLoss) && !(this.#best && this.#best.evalLoss <= metrics.evalLoss);
     if (best) this.#best = { evalLoss: metrics.evalLoss, step: this.#step };
     const event: EvaluateEvent = { type: 'evaluate', step: this.#step, epoch: this.#epoch, metrics, best };
     await this.#log.write({ step: this.#step, epoch: this.#epoch, ...metrics });
+    const scalars = Object.entries(metrics).map(([name, value]) => [boardName(name), value] as const);
+    await this.#board?.scalars(this.#step, Object.fromEntries(scalars));
     return event;
   }
 
   async *#save(): AsyncGenerator<TrainEvent, void, void> {
-    if (this.#lastSaved === this.#step) return;
+    const { outputDir } = this.#given;
+    if (this.#lastSaved === checkpointPath(outputDir, this.#step)) return;
     const start = performance.now();
     await this.#log.sync();
     const state: TrainerState = {
@@ -343,9 +366,13 @@ class Run<B extends TrainBatch> {
     }; // biome-ignore format: one record
     const saveModel =
       this.#given.saveModel ?? ((files: FileSystem, dir: string) => saveParameters(files, dir, this.#parameters));
-    const path = await saveCheckpoint(this.#files, this.#given.outputDir, state, this.#optimizer, saveModel);
-    this.#lastSaved = this.#step;
-    await rotateCheckpoints(this.#files, this.#given.outputDir, this.#options.saveTotalLimit, this.#best?.step ?? null);
+    const path = await saveCheckpoint(this.#files, outputDir, state, this.#optimizer, saveModel);
+    this.#lastSaved = path;
+    await rotateCheckpoints(this.#files, outputDir, {
+      newestStep: this.#step,
+      keep: this.#options.saveTotalLimit,
+      bestStep: this.#best?.step ?? null,
+    });
     yield { type: 'checkpoint', step: this.#step, path, elapsedMs: performance.now() - start };
   }
 
@@ -358,25 +385,25 @@ class Run<B extends TrainBatch> {
         ? checkpointPath(outputDir, this.#best.step)
         : null;
     if (!interrupted && this.#options.loadBestModelAtEnd && bestCheckpoint && this.#best!.step !== this.#step) {
-      await (this.#given.loadModel ?? ((files, dir) => loadParameters(files, dir, this.#parameters)))(
-        this.#files,
-        bestCheckpoint,
-      );
+      await this.#loadModel(bestCheckpoint);
       yield {
         type: 'note',
         message: `loaded the best checkpoint, ${bestCheckpoint} (evaluation loss ${this.#best!.evalLoss.toFixed(4)})`,
       };
     }
-    setTraining(this.#model, false);
     const end: EndEvent = {
       type: 'end', reason: interrupted ? 'interrupted' : 'finished', step: this.#step, totalSteps: this.#plan.totalSteps,
       elapsedMs: this.#elapsedMs, totalTokens: this.#totals.totalTokens, tokensPerSecond: this.#tokensPerSecond, peakBytes: this.#peakBytes,
       trainLoss: this.#totals.lossSum / Math.max(1, this.#totals.lossCount), bestCheckpoint,
-      lastCheckpoint: this.#lastSaved === null ? null : checkpointPath(outputDir, this.#lastSaved),
+      lastCheckpoint: this.#lastSaved,
     }; // biome-ignore format: one event
     yield end;
   }
 }
+
+/** TensorBoard's name of a metric as transformers writes it: evalLoss is eval/loss, tokenAccuracy eval/token_accuracy. */
+const boardName = (metric: string): string =>
+  `eval/${metric.replace(/^eval(?=[A-Z])/, '').replace(/[A-Z]/g, (c, at: number) => `${at ? '_' : ''}${c.toLowerCase()}`)}`;
 
 /** The path of a run's summary. */
 export const summaryPath = (outputDir: string): string => joinPath(outputDir, 'summary.json');
