@@ -6,6 +6,7 @@ import { memory, noGrad, referenceBackend } from '@lorikeet/tensor';
 import { hostileBackend } from '@lorikeet/tensor/testing';
 import { describe, expect, it } from 'vitest';
 import { type GenerateOptions, generate } from './generate.ts';
+import { generateBatch } from './generate-batch.ts';
 import { loadPhi3 } from './load.ts';
 import type { Phi3ForCausalLM } from './model.ts';
 import { logProbability } from './sampling.ts';
@@ -94,6 +95,44 @@ describe('sampling', () => {
     const model = await tinyPhi3(backend);
     const ids = await idsOf(model, { maxNewTokens: 12, repetitionPenalty: 1e6, ...unending });
     expect(new Set([...prompt, ...ids]).size).toBe(prompt.length + ids.length);
+  });
+});
+
+describe('many prompts together', () => {
+  const prompts = [[1, 9, 20], [5], [1, 30, 30, 7, 11], [8, 2], [1, 3, 4, 5, 6, 7, 8]];
+  it.each(Object.entries(variants))('get what each gets alone, whenever each ends: %s', async (_name, changes) => {
+    const model = await tinyPhi3(backend, changes);
+    const stop = (await idsOf(model, { maxNewTokens: 4, ...unending }, prompts[1]))[3]!;
+    for (const options of [
+      { maxNewTokens: 12, stopTokenIds: [stop] },
+      { maxNewTokens: 7, doSample: true, temperature: 2, ...unending },
+    ]) {
+      const want = [];
+      for (const prompt of prompts) want.push(await idsOf(model, options, prompt));
+      const done: number[] = [];
+      const got = await generateBatch(model, prompts, {
+        ...options,
+        batchSize: 3,
+        onDone: (index) => done.push(index),
+      });
+      expect(got.map((tokens) => tokens.map(({ id }) => id))).toEqual(want);
+      expect(done.toSorted()).toEqual([0, 1, 2, 3, 4]);
+    }
+  });
+  it('end at max_position_embeddings, at maxNewTokens 0, and free what they made', async () => {
+    const model = await tinyPhi3(backend, { max_position_embeddings: 8, original_max_position_embeddings: 8 });
+    const before = memory(backend).liveBytes;
+    const lengths = async (maxNewTokens: number) =>
+      (await generateBatch(model, prompts, { maxNewTokens, ...unending })).map((t) => t.length);
+    expect(await lengths(100)).toEqual([6, 8, 4, 7, 2]);
+    expect(await lengths(0)).toEqual([0, 0, 0, 0, 0]);
+    expect(await generateBatch(model, [], { maxNewTokens: 3 })).toEqual([]);
+    await expect(
+      generateBatch(model, prompts, { maxNewTokens: 3, signal: AbortSignal.abort(new Error('enough')) }),
+    ).rejects.toThrow('enough');
+    await expect(generateBatch(model, [[]], { maxNewTokens: 3 })).rejects.toThrow('at least one token');
+    await expect(generateBatch(model, prompts, { maxNewTokens: 3, batchSize: 0 })).rejects.toThrow('batchSize');
+    expect(memory(backend).liveBytes).toBe(before);
   });
 });
 

@@ -46,7 +46,7 @@ export function inEvalMode<T>(model: Phi3ForCausalLM, fn: () => T): T {
   }
 }
 
-function checkPrompt(model: Phi3ForCausalLM, promptIds: ArrayLike<number>, maxNewTokens: number): void {
+export function checkPrompt(model: Phi3ForCausalLM, promptIds: ArrayLike<number>, maxNewTokens: number): void {
   const { maxPositionEmbeddings } = model.config;
   if (!Number.isInteger(maxNewTokens) || maxNewTokens < 0)
     throw new RangeError(`generate: maxNewTokens must be an integer of at least 0: got ${maxNewTokens}.`);
@@ -68,19 +68,25 @@ function nextLogits(model: Phi3ForCausalLM, ids: readonly number[], cache: KeyVa
   );
 }
 
-function choose(
+/** The next token of one sequence from its row of logits. */
+export function chooseToken(
   row: Float32Array,
   ids: readonly number[],
   step: number,
   key: RandomKey,
   options: GenerateOptions,
-): number {
+): { id: number; logprob: number } {
   const { doSample = false, repetitionPenalty = 1 } = options;
   const logits = Float64Array.from(row);
   penalizeRepetition(logits, ids, repetitionPenalty);
-  if (!doSample) return argmaxOf(logits);
-  warp(logits, options);
-  return drawFrom(logits, key, step);
+  if (doSample) warp(logits, options);
+  const id = doSample ? drawFrom(logits, key, step) : argmaxOf(logits);
+  const logprob = logProbability(row, id);
+  if (!Number.isFinite(logprob))
+    throw new NonFiniteError(
+      `generate: logits must be finite: they are not after ${ids.length} tokens. Check the weights with inspect.`,
+    );
+  return { id, logprob };
 }
 
 /**
@@ -103,12 +109,7 @@ export async function* generate(
     signal?.throwIfAborted();
     using logits = nextLogits(model, ids, cache);
     const row = (await logits.data()) as Float32Array;
-    const id = choose(row, ids, step, key, options);
-    const logprob = logProbability(row, id);
-    if (!Number.isFinite(logprob))
-      throw new NonFiniteError(
-        `generate: logits must be finite: they are not after ${ids.length} tokens. Check the weights with inspect.`,
-      );
+    const { id, logprob } = chooseToken(row, ids, step, key, options);
     ids.push(id);
     const isStop = stopTokenIds.includes(id);
     yield { id, logprob, isStop };

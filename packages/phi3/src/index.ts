@@ -2,8 +2,9 @@
 export { type BuildOptions, buildPhi3, denseLinear } from './build.ts';
 export { type LongRope, type Phi3Config, Phi3ConfigError, parsePhi3Config, readPhi3Config } from './config.ts';
 export { type GeneratedToken, type GenerateOptions, generate } from './generate.ts';
+export { type GenerateBatchOptions, generateBatch } from './generate-batch.ts';
 export { type InitPhi3Options, initPhi3 } from './initialize.ts';
-export { KeyValueCache } from './key-value-cache.ts';
+export { type AttentionCache, KeyValueCache } from './key-value-cache.ts';
 export { type LoadPhi3Options, loadPhi3 } from './load.ts';
 export { countTrainedTokens, ignoreIndex, type LossBatch, type LossOptions, shiftLabels } from './loss.ts';
 export {

@@ -2,7 +2,7 @@
 import { Dropout, type Embedding, type LinearLike, Module, type RMSNorm } from '@lorikeet/nn';
 import { checkpoint, ShapeError, scope, type Tensor } from '@lorikeet/tensor';
 import type { Phi3Config } from './config.ts';
-import type { KeyValueCache } from './key-value-cache.ts';
+import type { AttentionCache } from './key-value-cache.ts';
 import { causalLoss, type LossBatch, type LossOptions } from './loss.ts';
 import { RopeTable } from './rope-table.ts';
 
@@ -19,7 +19,7 @@ export interface TokenBatch {
 /** What all layers of one forward share. */
 interface LayerContext {
   readonly lengths: readonly number[];
-  readonly cache: KeyValueCache | null;
+  readonly cache: AttentionCache | null;
 }
 
 export class Phi3Attention extends Module {
@@ -44,7 +44,7 @@ export class Phi3Attention extends Module {
     const q = blocks[0]!.reshape([t, h, e]).rope(cos, sin);
     const own = { k: blocks[1]!.reshape([t, kv, e]).rope(cos, sin), v: blocks[2]!.reshape([t, kv, e]) };
     const { k, v } = cache ? cache.append(this.#layer, own.k, own.v) : own;
-    const keyLengths = cache ? [k.shape[0]!] : lengths;
+    const keyLengths = cache?.keyLengths ?? lengths;
     const out = q.attention(k, v, { lengths, keyLengths, slidingWindow, scale: e ** -0.5 });
     return this.o_proj.forward(out.reshape([t, h * e]));
   }
@@ -157,15 +157,15 @@ export class Phi3ForCausalLM extends Module {
   }
 
   /**
-   * Hidden states [t, d] after the last norm. With a cache the batch is one sequence that continues what the cache holds:
-   * inside noGrad only, and positions count from the cache's length.
+   * Hidden states [t, d] after the last norm. With a cache each sequence continues what the cache holds of it: inside
+   * noGrad only, and positions count from there.
    */
-  forward(batch: TokenBatch, cache: KeyValueCache | null = null): Tensor {
+  forward(batch: TokenBatch, cache: AttentionCache | null = null): Tensor {
     const { ids, lengths } = batch;
-    const positions = checkedPositions(batch, this.config, cache?.length ?? 0);
+    const positions = checkedPositions(batch, this.config, cache?.heldLengths ?? []);
     return scope(() => {
       const { cos, sin } = this.#rope.at(positions, lengths, this.backend);
-      cache?.reserve(ids.length);
+      cache?.begin(lengths, this.backend);
       const rows = this.model.embed_tokens.forward(ids);
       let x = rows.dtype === 'f64' ? rows : rows.cast('f32');
       const context = { lengths, cache };
@@ -175,7 +175,7 @@ export class Phi3ForCausalLM extends Module {
         x.dispose();
         x = next;
       }
-      cache?.advance(ids.length);
+      cache?.end();
       return this.model.norm.forward(x);
     });
   }
@@ -207,22 +207,25 @@ export class Phi3ForCausalLM extends Module {
 export interface LogitsOptions {
   /** Only the last token of each sequence. */
   readonly last?: boolean;
-  readonly cache?: KeyValueCache | null;
+  readonly cache?: AttentionCache | null;
 }
 
 /** Positions of a batch, with the batch's own checks. */
-function checkedPositions(batch: TokenBatch, config: Phi3Config, cached: number): Int32Array {
+function checkedPositions(batch: TokenBatch, config: Phi3Config, held: readonly number[]): Int32Array {
   const { ids, lengths, positions } = batch;
   const total = lengths.reduce((sum, n) => sum + n, 0);
   if (total !== ids.length || ids.length === 0 || lengths.some((n) => !Number.isInteger(n) || n < 1))
     throw new ShapeError(
       `Phi3: lengths must be positive integers that sum to the number of ids: got [${lengths.slice(0, 8).join(', ')}${lengths.length > 8 ? ', ...' : ''}] for ${ids.length} ids.`,
     );
-  if (cached > 0 && lengths.length !== 1)
-    throw new ShapeError(`Phi3: a cache continues one sequence: got ${lengths.length}. Use one cache a sequence.`);
+  if (held.length > 0 && held.length !== lengths.length)
+    throw new ShapeError(
+      `Phi3: a cache continues the sequences it holds: it holds ${held.length}, got ${lengths.length}.`,
+    );
   if (positions && positions.length !== ids.length)
     throw new ShapeError(`Phi3: positions must be one an id: got ${positions.length} for ${ids.length} ids.`);
-  const made = positions ?? Int32Array.from(lengths.flatMap((n) => Array.from({ length: n }, (_, i) => cached + i)));
+  const made =
+    positions ?? Int32Array.from(lengths.flatMap((n, i) => Array.from({ length: n }, (_, j) => (held[i] ?? 0) + j)));
   const furthest = made.reduce((most, p) => Math.max(most, p), 0);
   if (furthest >= config.maxPositionEmbeddings || made.some((p) => p < 0))
     throw new RangeError(
