@@ -69,7 +69,7 @@ async function runGeneration({ recording, testCase, backend }: CaseContext): Pro
     logprobs.push(logprob);
   }
   const recorded = (name: string) => recording.tensor(testCase.outputs[name]!);
-  const whole = await score(model, [...Array.from(prompt), ...Array.from(numbersOf(recorded('generated')))]);
+  const whole = await score(model, [...Array.from(prompt), ...ids]);
   const limit = modelLimit('logits', backend.name);
   return [
     finding('generated', ids, recorded('generated'), exact),
