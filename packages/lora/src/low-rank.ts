@@ -1,6 +1,6 @@
 /** The low-rank update s B A (Hu et al. 2021, "LoRA"): initial values, scale, and the pair that a linear sums into its product. */
 import { asRows, kaimingUniform, normalInit } from '@lorikeet/nn';
-import { type Backend, nextKey, type RandomKey, type Tensor, zeros } from '@lorikeet/tensor';
+import { type Backend, nextKey, type RandomKey, scope, type Tensor, zeros } from '@lorikeet/tensor';
 
 /** What `LinearLike.forward` takes as its second product: u [t, r] and b [out, r]. */
 export type Pair = readonly [u: Tensor, b: Tensor];
@@ -76,12 +76,13 @@ export function forwardWithUpdate(
   { op, a, b, scaling, dropout }: Update,
   add?: Pair,
 ): Tensor {
-  const rows = asRows(op, x, a.shape[1]!);
-  const dropped = dropout.training && dropout.p > 0 ? rows.dropout(dropout.p, nextKey(dropout.path)) : rows;
-  const u = dropped.matmul(a, { transposeB: true }).mul(scaling); // [t, r]
-  const pair = joinPairs([narrowed(u, x), narrowed(b, x)], add);
-  const y = base(rows, pair);
-  return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), y.shape[1]!]);
+  return scope(() => {
+    const rows = asRows(op, x, a.shape[1]!);
+    const dropped = dropout.training && dropout.p > 0 ? rows.dropout(dropout.p, nextKey(dropout.path)) : rows;
+    const u = dropped.matmul(a, { transposeB: true }).mul(scaling); // [t, r]
+    const y = base(rows, joinPairs([narrowed(u, x), narrowed(b, x)], add));
+    return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), y.shape[1]!]);
+  });
 }
 
 /** One pair whose product is the sum of two: u side by side, b side by side. */
