@@ -4,6 +4,7 @@ import {
   type Backend,
   type Gradients,
   memory,
+  noGrad,
   normal,
   randomKey,
   referenceBackend,
@@ -264,6 +265,37 @@ describe('state', () => {
       scope(() => withRandom(randomKey(1), () => model.loss({ ids, labels: ids, lengths: [6] })).backward()).dispose();
       expect(memory(backend).liveBytes).toBe(before);
     }
+  });
+});
+
+describe('memory', () => {
+  const peakOf = async (layers: number, checkpointing: boolean): Promise<number> => {
+    const model = await tinyPhi3(backend, { num_hidden_layers: layers });
+    model.gradientCheckpointing = checkpointing;
+    const ids = tokens(48);
+    const use = memory(backend);
+    const start = (use.peakBytes = use.liveBytes);
+    // Only the embedding is trained: the backward has to pass every layer.
+    for (const { tensor: t } of model.namedParameters()) t.requiresGrad = t === model.model.embed_tokens.weight;
+    scope(() => model.loss({ ids, labels: ids, lengths: [48] }).backward()).dispose();
+    return use.peakBytes - start;
+  };
+  it('of a layer more is its input alone with gradient checkpointing', async () => {
+    const growth = async (checkpointing: boolean) =>
+      ((await peakOf(6, checkpointing)) - (await peakOf(4, checkpointing))) / 2;
+    const input = 48 * 16 * 4;
+    expect(await growth(true)).toBeLessThan(2 * input);
+    expect(await growth(false)).toBeGreaterThan(6 * input);
+  });
+  it('of a forward without gradients does not grow with the layers', async () => {
+    const peak = async (layers: number) => {
+      const model = await tinyPhi3(backend, { num_hidden_layers: layers });
+      const use = memory(backend);
+      const start = (use.peakBytes = use.liveBytes);
+      noGrad(() => scope(() => model.forward({ ids: tokens(48), lengths: [48] }))).dispose();
+      return use.peakBytes - start;
+    };
+    expect(await peak(6)).toBe(await peak(2));
   });
 });
 
