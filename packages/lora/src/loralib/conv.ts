@@ -1,5 +1,5 @@
 import { Module, Conv1d as PlainConv1d, Conv2d as PlainConv2d } from '@lorikeet/nn';
-import type { Tensor } from '@lorikeet/tensor';
+import { scope, type Tensor } from '@lorikeet/tensor';
 import type { LoraLayer, MergeOptions } from '../lora-layer.ts';
 import { checkLoraOptions, initialPair, loraScaling } from '../low-rank.ts';
 import { WeightMerger } from '../weight-merger.ts';
@@ -71,11 +71,11 @@ abstract class LoraConv<C extends PlainConv> extends Module implements LoraLayer
   }
   forward(x: Tensor): Tensor {
     if (this.r === 0 || !this.enabled || this.merged) return this.conv.forward(x);
-    return this.conv.forward(x, this.conv.weight.add(this.deltaWeight()));
+    return scope(() => this.conv.forward(x, this.conv.weight.add(this.deltaWeight())));
   }
   /** s B A in the shape of the weight, f32; only with r > 0. */
   deltaWeight(): Tensor {
-    return this.lora_B!.matmul(this.lora_A!).mul(this.scaling).reshape(this.conv.weight.shape);
+    return scope(() => this.lora_B!.matmul(this.lora_A!).mul(this.scaling).reshape(this.conv.weight.shape));
   }
 
   async checkMerge(): Promise<void> {

@@ -1,5 +1,5 @@
 import { Embedding as PlainEmbedding } from '@lorikeet/nn';
-import { normal, type Tensor, zeros } from '@lorikeet/tensor';
+import { normal, scope, type Tensor, zeros } from '@lorikeet/tensor';
 import type { LoraLayer, MergeOptions } from '../lora-layer.ts';
 import { checkLoraOptions, loraScaling } from '../low-rank.ts';
 import { WeightMerger } from '../weight-merger.ts';
@@ -47,18 +47,21 @@ export class Embedding extends PlainEmbedding implements LoraLayer {
   }
 
   override forward(ids: Tensor | Int32Array | readonly number[]): Tensor {
-    const rows = super.forward(ids);
-    if (this.r === 0 || !this.enabled || this.merged) return rows;
-    // As loralib: a lookup in A^T that knows of the padding id, then a product with B^T.
-    const { paddingIdx } = this;
-    const low = new PlainEmbedding(this.lora_A!.transpose(0, 1), { paddingIdx }).forward(ids); // [t, r]
-    return rows.add(low.matmul(this.lora_B!, { transposeB: true }).mul(this.scaling));
+    if (this.r === 0 || !this.enabled || this.merged) return super.forward(ids);
+    return scope(() => {
+      // As loralib: a lookup in A^T that knows of the padding id, then a product with B^T.
+      const { paddingIdx } = this;
+      const low = new PlainEmbedding(this.lora_A!.transpose(0, 1), { paddingIdx }).forward(ids); // [t, r]
+      return super.forward(ids).add(low.matmul(this.lora_B!, { transposeB: true }).mul(this.scaling));
+    });
   }
 
   /** s (B A)^T [v, d] or rows of it, in f32; only with r > 0. */
   deltaWeight(rows: readonly [start: number, end: number] = [0, this.numEmbeddings]): Tensor {
-    const a = this.lora_A!.slice(1, rows[0], rows[1]);
-    return a.matmul(this.lora_B!, { transposeA: true, transposeB: true }).mul(this.scaling);
+    return scope(() => {
+      const a = this.lora_A!.slice(1, rows[0], rows[1]);
+      return a.matmul(this.lora_B!, { transposeA: true, transposeB: true }).mul(this.scaling);
+    });
   }
 
   async checkMerge(): Promise<void> {

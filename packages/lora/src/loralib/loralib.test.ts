@@ -1,5 +1,5 @@
 import { linearContract, Module, Linear as PlainLinear } from '@lorikeet/nn';
-import { normal, randomKey, referenceBackend, type Tensor, tensor } from '@lorikeet/tensor';
+import { memory, noGrad, normal, randomKey, referenceBackend, type Tensor, tensor } from '@lorikeet/tensor';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import * as lora from '../index.ts';
@@ -158,6 +158,14 @@ describe.each(layers)('lora.%s', (_, make, x) => {
     layer.unmerge();
     expect(await numbers(weightOf())).toEqual(before);
     expect(await numbers(layer.forward(x))).toEqual(await numbers(adapted));
+  });
+  it('keeps nothing but its result', () => {
+    const layer = randomize(make());
+    const run = (): void => noGrad(() => layer.forward(x).dispose());
+    run();
+    const before = memory(backend).liveBytes;
+    run();
+    expect(memory(backend).liveBytes).toBe(before);
   });
   it('turned off gives the plain layer', async () => {
     const layer = randomize(make());

@@ -1,5 +1,5 @@
 import { Linear as PlainLinear } from '@lorikeet/nn';
-import type { Tensor } from '@lorikeet/tensor';
+import { scope, type Tensor } from '@lorikeet/tensor';
 import type { LoraLayer, MergeOptions } from '../lora-layer.ts';
 import { checkLoraOptions, forwardWithUpdate, initialPair, loraScaling, type Pair } from '../low-rank.ts';
 import { WeightMerger } from '../weight-merger.ts';
@@ -49,7 +49,7 @@ export abstract class LowRankLinear extends PlainLinear implements LoraLayer {
     });
   }
 
-  /** [out, rows of lora_A]: what multiplies lora_A to give the update. */
+  /** [out, rows of lora_A]: what multiplies lora_A to give the update. Called inside a scope; may be a tensor of the layer. */
   protected abstract columns(): Tensor;
 
   get merged(): boolean {
@@ -62,18 +62,20 @@ export abstract class LowRankLinear extends PlainLinear implements LoraLayer {
   override forward(x: Tensor, add?: Pair): Tensor {
     if (!this.#active) return super.forward(x, add);
     const { path, training, loraDropout: p, scaling } = this;
-    const update = { op: this.#op, a: this.lora_A!, b: this.columns(), scaling, dropout: { p, training, path } };
-    return forwardWithUpdate((rows, pair) => super.forward(rows, pair), x, update, add);
+    return scope(() => {
+      const update = { op: this.#op, a: this.lora_A!, b: this.columns(), scaling, dropout: { p, training, path } };
+      return forwardWithUpdate((rows, pair) => super.forward(rows, pair), x, update, add);
+    });
   }
 
   /** The update [out, in] or rows of it, in f32. Only with r > 0. */
   deltaWeight(rows: readonly [start: number, end: number] = [0, this.outFeatures]): Tensor {
-    return this.columns().slice(0, rows[0], rows[1]).matmul(this.lora_A!).mul(this.scaling);
+    return scope(() => this.columns().slice(0, rows[0], rows[1]).matmul(this.lora_A!).mul(this.scaling));
   }
   /** W and the update: what the layer multiplies by without dropout. */
   override denseWeight(rows?: readonly [start: number, end: number]): Tensor {
-    const weight = super.denseWeight(rows);
-    return this.#active ? weight.add(this.deltaWeight(rows)) : weight;
+    if (!this.#active) return super.denseWeight(rows);
+    return scope(() => super.denseWeight(rows).add(this.deltaWeight(rows)));
   }
 
   async checkMerge(): Promise<void> {

@@ -190,6 +190,25 @@ describe('on and off', () => {
     expect(await later).toEqual(base);
     expect(await numbers(model.forward(ids))).toEqual(tuned);
   });
+  it('nested, it stays off until the outer one ends', async () => {
+    const model = adapted();
+    const [base, tuned] = [await numbers(toy().forward(ids)), await numbers(model.forward(ids))];
+    const inner = disableAdapter(model, () => {
+      disableAdapter(model, () => null);
+      return model.forward(ids);
+    });
+    expect(await numbers(inner)).toEqual(base);
+    expect(await numbers(model.forward(ids))).toEqual(tuned);
+  });
+  it('refuses a generator, which would run with the adapter on', async () => {
+    const model = adapted();
+    const tuned = await numbers(model.forward(ids));
+    async function* stream(): AsyncGenerator<Tensor> {
+      yield model.forward(ids);
+    }
+    expect(() => disableAdapter(model, stream)).toThrow('it returned a generator');
+    expect(await numbers(model.forward(ids))).toEqual(tuned);
+  });
   it('merged cannot be turned off', async () => {
     const model = adapted();
     await mergeAdapter(model);
@@ -236,6 +255,14 @@ describe('merging', () => {
       }),
       { numRuns: 15 },
     );
+  });
+  it('does so on the hostile backend', async () => {
+    const model = adapted({}, { backend: hostileBackend(), layers: 1 });
+    const [before, tuned] = [await weights(model), model.forward(ids)];
+    await mergeAdapter(model);
+    expect(await distance(model.forward(ids), tuned)).toBeLessThan(1e-4);
+    unmergeAdapter(model);
+    expect(await weights(model)).toEqual(before);
   });
   it.each(['bf16', 'f16'] as const)('a %s weight is the f32 sum rounded once', async (dtype) => {
     const model = adapted({ targetModules: ['o_proj'] }, { dtype, layers: 1 });

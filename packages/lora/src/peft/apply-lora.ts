@@ -115,21 +115,30 @@ export function setAdapterEnabled(model: ModuleLike, enabled: boolean): void {
   if (state) enableSaved(state.saved, enabled);
 }
 
+const isPromise = (value: object): value is Promise<unknown> =>
+  typeof (value as PromiseLike<unknown>).then === 'function';
+const isIterator = (value: object): boolean => typeof (value as Iterator<unknown>).next === 'function';
+
 /**
- * Runs `fn` with the adapter off and turns it on again, whether fn returns, throws or awaits (PEFT's disable_adapter). While an
- * asynchronous fn runs the model is the base for everybody who uses it.
+ * Runs `fn` with the adapter off and puts it back as it was, whether fn returns, throws or awaits (PEFT's disable_adapter). While
+ * an asynchronous fn runs, the model is the base for everybody who uses it. A generator would run after fn has returned, so it is
+ * refused: consume it inside fn.
  */
 export function disableAdapter<T>(model: ModuleLike, fn: () => T): T {
+  const enabled = [...loraLayers(model)].some(([, layer]) => layer.enabled);
   setAdapterEnabled(model, false);
-  const restore = (): void => setAdapterEnabled(model, true);
-  let result: T;
+  const restore = (): void => setAdapterEnabled(model, enabled);
+  let waits = false;
   try {
-    result = fn();
-  } catch (error) {
-    restore();
-    throw error;
+    const result = fn();
+    if (typeof result !== 'object' || result === null) return result;
+    if (isIterator(result))
+      throw new TypeError(
+        'disableAdapter: fn must finish its work: it returned a generator. Consume it inside an async fn.',
+      );
+    waits = isPromise(result);
+    return isPromise(result) ? (result.finally(restore) as T) : result;
+  } finally {
+    if (!waits) restore();
   }
-  if (result instanceof Promise) return result.finally(restore) as T;
-  restore();
-  return result;
 }

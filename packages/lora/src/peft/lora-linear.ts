@@ -1,5 +1,5 @@
 import { isLinearLike, type LinearLike, Module, type ModuleLike, type StateEntry } from '@lorikeet/nn';
-import { isFloat, type RandomKey, ShapeError, showShape, type Tensor } from '@lorikeet/tensor';
+import { isFloat, type RandomKey, ShapeError, scope, showShape, type Tensor } from '@lorikeet/tensor';
 import { isLoraLayer, type LoraLayer, type MergeOptions } from '../lora-layer.ts';
 import { checkLoraOptions, forwardWithUpdate, initialPair, loraScaling, type Pair } from '../low-rank.ts';
 import { WeightMerger } from '../weight-merger.ts';
@@ -92,13 +92,13 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
 
   /** s B A [out, in] or rows of it, in f32. */
   deltaWeight(rows: readonly [start: number, end: number] = [0, this.outFeatures]): Tensor {
-    return this.lora_B.weight.slice(0, rows[0], rows[1]).matmul(this.lora_A.weight).mul(this.scaling);
+    return scope(() => this.lora_B.weight.slice(0, rows[0], rows[1]).matmul(this.lora_A.weight).mul(this.scaling));
   }
 
   /** W + s B A: what the layer multiplies by without dropout. */
   denseWeight(rows?: readonly [start: number, end: number]): Tensor {
-    const weight = this.#base.denseWeight(rows);
-    return this.#active ? weight.add(this.deltaWeight(rows)) : weight;
+    if (!this.#active) return this.#base.denseWeight(rows);
+    return scope(() => this.#base.denseWeight(rows).add(this.deltaWeight(rows)));
   }
 
   override *stateEntries(): Iterable<StateEntry> {

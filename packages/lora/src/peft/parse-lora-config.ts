@@ -31,7 +31,10 @@ const unsupported: ReadonlyMap<string, string> = new Map([
 const camelCase = (key: string): string => key.replace(/_+([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 
 const isNeutral = (value: unknown): boolean =>
-  value === null || value === false || (typeof value === 'object' && Object.keys(value as object).length === 0);
+  value === null ||
+  value === undefined ||
+  value === false ||
+  (typeof value === 'object' && Object.keys(value as object).length === 0);
 
 /** The refusal of one key's value, or null. */
 function refusal(key: string, name: string, value: unknown): string | null {
@@ -67,7 +70,7 @@ export function parseLoraConfig(
     const refused = refusal(key, name, value);
     if (refused) problems.push(refused);
     else if (fields.has(name)) {
-      if (value !== null) config[name] = value;
+      if (value !== null && value !== undefined) config[name] = value;
     } else if (!unsupported.has(name) && !withoutEffect.has(name) && name !== 'peftType') unknownKeys.push(key);
   }
   if (problems.length)
