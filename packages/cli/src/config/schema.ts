@@ -1,0 +1,137 @@
+/** What a configuration may say: every key with its values, default, unit and meaning, in one place. */
+import { schedules } from '@lorikeet/nn';
+import * as z from 'zod';
+
+const whole = (least: number) => z.int().min(least);
+const part = z.number().min(0).lt(1);
+const text = z.string().min(1);
+const names = z.union([text, z.array(text).min(1)]);
+const interval = z.enum(['no', 'steps', 'epoch']);
+const scheduleNames = Object.keys(schedules) as [keyof typeof schedules, ...(keyof typeof schedules)[]];
+
+/** The base model. */
+export const modelSchema = z.strictObject({
+  path: text.describe('Folder of the base model: config.json, tokenizer.json, *.safetensors'),
+  revision: text.optional().describe('Recorded in the adapter for Python; a folder has no revisions'),
+  allowNonfinite: z.boolean().default(false).describe('Train although base weights hold NaN or infinity'),
+});
+
+/** The data. */
+export const dataSchema = z.strictObject({
+  train: text.describe('File of training rows: JSONL or JSON'),
+  eval: text.optional().describe('File of held-out rows; without it, testSize takes some of train'),
+  testSize: z
+    .number()
+    .min(0)
+    .default(0.1)
+    .describe('Held out of train when there is no eval file: a part below 1, or a number of rows; 0 holds out none'),
+  splitSeed: whole(0).default(42).describe('Seed of that split'),
+  format: z
+    .enum(['messages', 'conversations', 'prompt-completion', 'alpaca', 'question-answer', 'text'])
+    .optional()
+    .describe('Format of the rows; found by looking'),
+  lossOn: z
+    .enum(['all', 'completion', 'assistant'])
+    .optional()
+    .describe('Which tokens are learned; for chats assistant, for prompts completion, for text all'),
+  maxLength: whole(2).default(1024).describe('Tokens; longer rows are cut at the end'),
+  packing: z.boolean().default(false).describe('Fill each batch item with several short rows, up to maxLength tokens'),
+  onBadRow: z.enum(['error', 'skip']).default('error').describe('A bad row stops the run, or is left out and counted'),
+  maxRows: whole(1).optional().describe('Use only the first rows of train'),
+  maxEvalRows: whole(1).optional().describe('Use only the first held-out rows'),
+  order: z.enum(['random', 'sequential']).default('random').describe('Order of rows within an epoch'),
+});
+
+/** The run. Names and meanings are those of transformers' TrainingArguments. */
+export const trainingSchema = z.strictObject({
+  outputDir: text.default('lorikeet-output').describe('Folder for adapter/, checkpoints, log.jsonl, summary.json'),
+  overwriteOutputDir: z.boolean().default(false).describe('Discard an earlier run in outputDir'),
+  learningRate: z.number().min(0).lt(Infinity).default(2e-4).describe('Peak learning rate'),
+  lrSchedulerType: z.enum(scheduleNames).default('linear').describe('Course of the learning rate'),
+  lrSchedulerOptions: z
+    .strictObject({
+      numCycles: z.number().positive(),
+      power: z.number().positive(),
+      endFactor: z.number().min(0),
+      minFactor: part,
+      timescaleSteps: z.number().positive(),
+      decaySteps: whole(1),
+    })
+    .partial()
+    .default({})
+    .describe('Options of that schedule'),
+  warmupSteps: z.number().min(0).default(0).describe('Steps of linear warm-up; below 1: a part of all steps'),
+  numTrainEpochs: z.number().positive().lt(Infinity).default(3).describe('Passes over the data'),
+  maxSteps: z
+    .union([z.literal(-1), whole(1)])
+    .default(-1)
+    .describe('Optimizer steps; -1: from numTrainEpochs'),
+  perDeviceTrainBatchSize: whole(1).default(8).describe('Rows (or packs) of a micro-batch'),
+  perDeviceEvalBatchSize: whole(1).default(8).describe('Rows of an evaluation batch'),
+  gradientAccumulationSteps: whole(1).default(1).describe('Micro-batches of one optimizer step'),
+  gradientCheckpointing: z
+    .boolean()
+    .default(false)
+    .describe('Recompute layers in the backward: less memory, more time'),
+  maxGradNorm: z.number().min(0).default(1).describe('Gradients are scaled down to this norm; 0: never'),
+  weightDecay: z.number().min(0).lt(Infinity).default(0).describe("AdamW's decay"),
+  adamBeta1: part.default(0.9),
+  adamBeta2: part.default(0.999),
+  adamEpsilon: z.number().min(0).default(1e-8),
+  labelSmoothingFactor: part.default(0).describe('Weight of the uniform distribution in the target'),
+  seed: whole(0).max(Number.MAX_SAFE_INTEGER).default(42).describe('Seed of data order, dropout and adapter'),
+  loggingSteps: whole(1).default(10).describe('Steps between lines in log.jsonl'),
+  evalStrategy: interval.optional().describe('When to measure held-out rows; default: epoch where there are any'),
+  evalSteps: whole(1).default(500).describe('Steps between evaluations for evalStrategy steps'),
+  saveStrategy: interval
+    .default('steps')
+    .describe('When to write checkpoints; one is written at the end in any case but no'),
+  saveSteps: whole(1).default(500).describe('Steps between checkpoints'),
+  saveTotalLimit: whole(1).nullable().default(2).describe('Checkpoints kept, the best one besides; null: all'),
+  reportTo: z
+    .array(z.enum(['tensorboard']))
+    .default(['tensorboard'])
+    .describe('Where numbers go besides log.jsonl: an event file for TensorBoard; nothing leaves this machine'),
+  loadBestModelAtEnd: z.boolean().default(false).describe('End with the checkpoint of the lowest evaluation loss'),
+});
+
+/** The adapter. Names and meanings are those of PEFT's LoraConfig. */
+export const peftSchema = z.strictObject({
+  r: whole(1).default(16).describe('Rank of the update'),
+  loraAlpha: z.number().positive().lt(Infinity).default(32).describe('The update is scaled by loraAlpha / r'),
+  loraDropout: part.default(0.05).describe('Part of the adapter inputs dropped in training'),
+  targetModules: names.default('all-linear').describe("Names, a regular expression, or 'all-linear'"),
+  excludeModules: names.optional(),
+  modulesToSave: z.array(text).optional().describe('Modules trained and saved whole'),
+  bias: z.enum(['none', 'all', 'lora_only']).default('none').describe('Biases trained beside the adapter'),
+  useRslora: z.boolean().default(false).describe('Scale by loraAlpha / sqrt(r)'),
+  initLoraWeights: z
+    .union([z.boolean(), z.literal('gaussian')])
+    .default(true)
+    .describe('First values of the adapter'),
+  rankPattern: z.record(text, whole(1)).optional(),
+  alphaPattern: z.record(text, z.number().positive()).optional(),
+  layersToTransform: z.union([whole(0), z.array(whole(0))]).optional(),
+  layersPattern: names.optional(),
+});
+
+export const sectionSchemas = {
+  model: modelSchema,
+  data: dataSchema,
+  training: trainingSchema,
+  peft: peftSchema,
+} as const;
+
+export type SectionName = keyof typeof sectionSchemas;
+export const sectionNames = Object.keys(sectionSchemas) as SectionName[];
+
+/** Keys of a section. */
+export const keysOf = (section: SectionName): string[] => Object.keys(sectionSchemas[section].shape);
+
+/** A configuration with all defaults in place; paths are absolute. */
+export interface ResolvedConfig {
+  readonly model: z.output<typeof modelSchema>;
+  readonly data: z.output<typeof dataSchema>;
+  readonly training: z.output<typeof trainingSchema>;
+  readonly peft: z.output<typeof peftSchema>;
+}

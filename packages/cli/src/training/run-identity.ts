@@ -1,0 +1,38 @@
+/** What must be the same when a run is resumed. */
+import { type FileSystem, hashFile, joinPath, sha256Hex } from '@lorikeet/files';
+import { openCheckpoint } from '@lorikeet/safetensors';
+import type { ResolvedConfig } from '../config/schema.ts';
+import type { PreparedData } from './prepare-data.ts';
+
+/** Weights up to this size are hashed whole (about a second); of larger ones sizes and headers are. */
+const hashedWholeBytes = 512 << 20;
+
+export async function runIdentity(
+  files: FileSystem,
+  { model, data, training, peft }: ResolvedConfig,
+  { lossOn, sha256, evalSha256 }: PreparedData,
+): Promise<Readonly<Record<string, unknown>>> {
+  const { maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow } = data;
+  const { perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor } = training;
+  return {
+    model: await modelHash(files, model.path),
+    tokenizer: await hashFile(files, joinPath(model.path, 'tokenizer.json')),
+    dataSha256: sha256,
+    evalSha256,
+    lossOn, maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow,
+    perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor,
+    peft,
+  }; // biome-ignore format: a table
+}
+
+async function modelHash(files: FileSystem, dir: string): Promise<string> {
+  const reader = await openCheckpoint(files, dir);
+  const parts = [await hashFile(files, joinPath(dir, 'config.json'))];
+  for (const path of new Set([...reader.entries.values()].map((entry) => entry.path))) {
+    const size = await files.size(path);
+    parts.push(`${size}`);
+    if (size <= hashedWholeBytes) parts.push(await hashFile(files, path));
+  }
+  for (const { name, formatDtype, shape } of reader.entries.values()) parts.push(`${name} ${formatDtype} ${shape}`);
+  return sha256Hex(new TextEncoder().encode(parts.join('\n')));
+}

@@ -1,0 +1,345 @@
+/** A fine-tuning from a configuration to an adapter folder: what `train` and `demo` do. */
+import { discardDirectory, type FileSystem, joinPath, writeAtomic, writeJson } from '@lorikeet/files';
+import { adapterWeightsName, applyLora, saveAdapter, writeAdapterFiles } from '@lorikeet/lora';
+import { copyInto, trainableParameters } from '@lorikeet/nn';
+import { type Phi3ForCausalLM, readPhi3Config } from '@lorikeet/phi3';
+import { openSafetensors } from '@lorikeet/safetensors';
+import { type DType, NonFiniteError, randomKey } from '@lorikeet/tensor';
+import {
+  type Batch,
+  checkpointPath,
+  createBatches,
+  describeRun,
+  type EndEvent,
+  type Evaluation,
+  type Example,
+  estimateRun,
+  evaluate,
+  evaluationBatches,
+  listCheckpoints,
+  type RunFacts,
+  requireRoom,
+  resolveOptions,
+  type StepEvent,
+  type TrainingOptions,
+  train,
+} from '@lorikeet/trainer';
+import { printConfig } from '../config/print-config.ts';
+import type { ResolvedConfig } from '../config/schema.ts';
+import { exitCodes, userError, withExitCode } from '../errors.ts';
+import { loadTokenizer } from '../model/load-tokenizer.ts';
+import type { ClosableBackend } from '../model/open-backend.ts';
+import { openModel, resolvedConfigName } from '../model/open-model.ts';
+import type { Output } from '../output.ts';
+import { formatCount } from '../terminal/format.ts';
+import { StepsProgress } from '../terminal/progress.ts';
+import { type PreparedData, prepareData, runPaths } from './prepare-data.ts';
+import { roomFor, runFacts } from './run-facts.ts';
+import { runIdentity } from './run-identity.ts';
+
+export interface TrainingEnvironment {
+  readonly files: FileSystem;
+  readonly output: Output;
+  readonly backend: ClosableBackend;
+  /** Aborting it saves a checkpoint and ends the run. */
+  readonly signal: AbortSignal;
+  /** 'auto', or a checkpoint folder. */
+  readonly resume?: string | undefined;
+  /** Everything but the training: what it will cost, and whether it fits. */
+  readonly dryRun?: boolean;
+}
+
+export interface TrainingOutcome {
+  readonly status: 'finished' | 'interrupted' | 'planned';
+  readonly outputDir: string;
+  /** Present once the run is finished. */
+  readonly adapter?: string;
+  readonly step: number;
+  readonly totalSteps: number;
+  readonly trainableParameters: number;
+  readonly estimate: ReturnType<typeof estimateRun>;
+  readonly end?: EndEvent;
+  readonly losses: readonly { readonly step: number; readonly loss: number }[];
+  readonly evalLoss?: number;
+  readonly perplexity?: number;
+  readonly tokenAccuracy?: number;
+  readonly lossOn: string;
+  readonly rows: number;
+  readonly evalRows: number;
+}
+
+/** Loss, perplexity and token accuracy of a model on examples. */
+export function evaluatePhi3(
+  model: Phi3ForCausalLM,
+  examples: readonly Example[],
+  batchSize: number,
+): Promise<Evaluation> {
+  return evaluate(model, evaluationBatches(examples, batchSize), {
+    hidden: (batch: Batch) => model.forward(batch),
+    head: (rows) => model.lm_head.forward(rows),
+  });
+}
+
+/** Trains as the configuration says. @throws errors whose messages name places in the data, never its texts */
+export async function runTraining(config: ResolvedConfig, environment: TrainingEnvironment): Promise<TrainingOutcome> {
+  const { files, output, backend, dryRun = false } = environment;
+  const options = resolveOptions(trainingOptions(config, environment.resume));
+  const modelConfig = await readPhi3Config(files, config.model.path);
+  const tokenizer = await loadTokenizer(files, config.model.path);
+  const data = await prepareData(files, config, tokenizer, output);
+  const batches = createBatches(data.examples, {
+    batchSize: config.training.perDeviceTrainBatchSize,
+    packing: config.data.packing,
+    maxLength: config.data.maxLength,
+    order: config.data.order,
+    seed: config.training.seed,
+  });
+  const lora = loraConfig(config);
+  const facts = await runFacts({ files, config, options, modelConfig, lora, batches, examples: data.examples });
+  const estimate = estimateRun(facts);
+  output.progress(describeRun(estimate));
+  requireRoom(facts, estimate, await roomFor(files, config.training.outputDir, backend));
+  const run = new FineTuning({ config, environment, data, facts, estimate });
+  if (dryRun) return run.planned();
+  if (environment.resume === undefined) await clearOutput(files, config);
+  const { model } = await openModel(files, { modelDir: config.model.path, adapterDir: undefined }, backend, output);
+  refuseNonFinite(model, config);
+  model.gradientCheckpointing = config.training.gradientCheckpointing;
+  await withExitCode(exitCodes.user, () => applyLora(model, lora, { key: randomKey(config.training.seed, 'lora') }));
+  const identity = await runIdentity(files, config, data);
+  return run.train(model, batches, options, identity);
+}
+
+function loraConfig({ peft, model }: ResolvedConfig) {
+  return model.revision === undefined ? peft : { ...peft, revision: model.revision };
+}
+
+function trainingOptions({ training }: ResolvedConfig, resume: string | undefined): TrainingOptions {
+  // Where nothing is said, held-out rows are measured after each epoch: run() turns it off when there are none.
+  const { evalStrategy = 'epoch', ...others } = training;
+  return { ...others, evalStrategy, resumeFromCheckpoint: resume ?? null } as TrainingOptions;
+}
+
+function refuseNonFinite(model: Phi3ForCausalLM, config: ResolvedConfig): void {
+  const [first] = model.nonFiniteWeights;
+  if (first && !config.model.allowNonfinite)
+    throw new NonFiniteError(
+      `train: base weights must be finite: ${first.path} holds ${first.count} values that are not. Download the weights again, or set model.allowNonfinite.`,
+    );
+}
+
+/** An output folder belongs to one run: an earlier one is only replaced when that was asked for. */
+async function clearOutput(
+  files: FileSystem,
+  { training: { outputDir, overwriteOutputDir } }: ResolvedConfig,
+): Promise<void> {
+  const steps = await listCheckpoints(files, outputDir);
+  const { adapter } = runPaths(outputDir);
+  const hasAdapter = (await files.kind(adapter)) === 'directory';
+  if (steps.length === 0 && !hasAdapter) return;
+  if (!overwriteOutputDir)
+    throw userError('train: the output folder must not hold an earlier run: it does.', {
+      where: `${outputDir} (training.outputDir)`,
+      found: steps.length > 0 ? `checkpoint-${steps[0]}` : 'adapter',
+      fix: 'Continue it with --resume auto, choose another --output-dir, or set training.overwriteOutputDir: true.',
+    });
+  for (const step of steps) await discardDirectory(files, checkpointPath(outputDir, step));
+}
+
+interface RunParts {
+  readonly config: ResolvedConfig;
+  readonly environment: TrainingEnvironment;
+  readonly data: PreparedData;
+  readonly facts: RunFacts;
+  readonly estimate: ReturnType<typeof estimateRun>;
+}
+
+/** One run: turns the loop's events into progress, log and results. */
+class FineTuning {
+  readonly #parts: RunParts;
+  readonly #progress: StepsProgress;
+  readonly #losses: { step: number; loss: number }[] = [];
+  #estimate: ReturnType<typeof estimateRun>;
+  #latest: Evaluation | undefined;
+  #measuredSteps = 0;
+
+  constructor(parts: RunParts) {
+    this.#parts = parts;
+    this.#estimate = parts.estimate;
+    this.#progress = new StepsProgress({ stream: parts.environment.output.progressStream });
+  }
+
+  planned(): TrainingOutcome {
+    return this.#outcome('planned', 0);
+  }
+
+  async train(
+    model: Phi3ForCausalLM,
+    batches: ReturnType<typeof createBatches>,
+    options: ReturnType<typeof resolveOptions>,
+    identity: Readonly<Record<string, unknown>>,
+  ): Promise<TrainingOutcome> {
+    const { config, environment, data } = this.#parts;
+    const { files, signal } = environment;
+    const { outputDir, perDeviceEvalBatchSize, labelSmoothingFactor: labelSmoothing } = config.training;
+    await files.makeDirectory(outputDir);
+    await writeAtomic(files, joinPath(outputDir, resolvedConfigName), printConfig(config));
+    const evaluates = data.evalExamples.length > 0;
+    const parameters = trainableParameters(model);
+    const events = train(model, (batch: Batch, o) => model.loss(batch, { ...o, labelSmoothing }), batches, {
+      ...options,
+      ...(evaluates ? {} : { evalStrategy: 'no' as const, loadBestModelAtEnd: false }),
+      files,
+      outputDir,
+      signal,
+      identity,
+      saveModel: (fs, dir) =>
+        writeAdapterFiles(fs, dir, model, { allowZero: true, baseModelNameOrPath: baseName(model, config) }),
+      loadModel: (fs, dir) => restoreAdapter(fs, dir, parameters),
+      ...(evaluates ? { evaluate: () => this.#measure(model, perDeviceEvalBatchSize) } : {}),
+    });
+    const end = await withExitCode(exitCodes.user, () => this.#follow(events));
+    if (end.reason === 'interrupted') return this.#outcome('interrupted', end.step, end);
+    return this.#finish(model, end, evaluates && options.evalStrategy === 'no');
+  }
+
+  async #finish(model: Phi3ForCausalLM, end: EndEvent, evaluateNow: boolean): Promise<TrainingOutcome> {
+    const { config, environment } = this.#parts;
+    const { files } = environment;
+    const { outputDir, learningRate, perDeviceEvalBatchSize } = config.training;
+    if (evaluateNow || (config.training.loadBestModelAtEnd && this.#latest))
+      await this.#measure(model, perDeviceEvalBatchSize);
+    const { adapter, summary } = runPaths(outputDir);
+    await saveAdapter(files, adapter, model, {
+      overwrite: true,
+      allowZero: learningRate === 0,
+      baseModelNameOrPath: baseName(model, config),
+    });
+    const outcome = { ...this.#outcome('finished', end.step, end), adapter };
+    await writeJson(files, summary, summaryOf(outcome));
+    return outcome;
+  }
+
+  async #measure(
+    model: Phi3ForCausalLM,
+    batchSize: number,
+  ): Promise<Pick<Evaluation, 'evalLoss' | 'perplexity' | 'tokenAccuracy'>> {
+    this.#latest = await evaluatePhi3(model, this.#parts.data.evalExamples, batchSize);
+    const { evalLoss, perplexity, tokenAccuracy } = this.#latest;
+    return { evalLoss, perplexity, tokenAccuracy };
+  }
+
+  async #follow(events: ReturnType<typeof train>): Promise<EndEvent> {
+    const { output } = this.#parts.environment;
+    for await (const event of events) {
+      if (event.type === 'start') {
+        this.#progress.start(event.firstStep);
+        const from = event.resumedFrom === null ? '' : `, resumed from ${event.resumedFrom}`;
+        this.#progress.line(
+          `training ${formatCount(event.trainableParameters)} of ${formatCount(event.totalParameters)} parameters, ${event.totalSteps} steps${from}`,
+        );
+      } else if (event.type === 'step') this.#step(event);
+      else if (event.type === 'evaluate')
+        this.#progress.line(
+          `step ${event.step}  held-out loss ${event.metrics.evalLoss.toFixed(4)}${event.best ? '  (best so far)' : ''}`,
+        );
+      else if (event.type === 'checkpoint') this.#progress.line(`step ${event.step}  saved ${event.path}`);
+      else if (event.type === 'note') {
+        this.#progress.clear();
+        output.note(event.message);
+      } else {
+        this.#progress.clear();
+        return event;
+      }
+    }
+    throw new Error('train: the loop must end with an end event: it did not.');
+  }
+
+  #step(event: StepEvent): void {
+    this.#losses.push({ step: event.step, loss: event.loss });
+    this.#progress.step(event);
+    // What the first steps showed replaces what was planned.
+    if (++this.#measuredSteps === 3) {
+      const { tokensPerSecond, peakBytes, step } = event;
+      this.#estimate = estimateRun({ ...this.#parts.facts, stepsDone: step }, { tokensPerSecond, peakBytes });
+      this.#progress.line(`measured: ${describeRun(this.#estimate)}`);
+    }
+  }
+
+  #outcome(status: TrainingOutcome['status'], step: number, end?: EndEvent): TrainingOutcome {
+    const { config, data, facts } = this.#parts;
+    return {
+      status,
+      outputDir: config.training.outputDir,
+      step,
+      totalSteps: facts.totalSteps,
+      trainableParameters: facts.trainableParameters,
+      estimate: this.#estimate,
+      losses: this.#losses,
+      lossOn: data.lossOn,
+      rows: data.examples.length,
+      evalRows: data.evalExamples.length,
+      ...(end ? { end } : {}),
+      ...(this.#latest
+        ? {
+            evalLoss: this.#latest.evalLoss,
+            perplexity: this.#latest.perplexity,
+            tokenAccuracy: this.#latest.tokenAccuracy,
+          }
+        : {}),
+    };
+  }
+}
+
+/** The name Python knows the base by, else its folder's name: never a path of this machine. */
+function baseName(model: Phi3ForCausalLM, config: ResolvedConfig): string {
+  const named = model.config.source._name_or_path;
+  return typeof named === 'string' && named !== '' && !named.startsWith('/')
+    ? named
+    : config.model.path.split(/[\\/]/).at(-1)!;
+}
+
+/** What summary.json and `--json` say of a run. Numbers and places only. */
+export function summaryOf({ end, losses, estimate, ...outcome }: TrainingOutcome) {
+  return {
+    ...outcome,
+    ...(end
+      ? {
+          trainLoss: end.trainLoss,
+          totalTokens: end.totalTokens,
+          tokensPerSecond: end.tokensPerSecond,
+          seconds: end.elapsedMs / 1000,
+          peakBytes: end.peakBytes,
+          bestCheckpoint: end.bestCheckpoint,
+          lastCheckpoint: end.lastCheckpoint,
+        }
+      : {}),
+    ...(losses.length > 0 ? { firstLoss: losses[0]!.loss, lastLoss: losses.at(-1)!.loss } : {}),
+    estimate: {
+      peakBytes: estimate.peakBytes,
+      diskBytes: estimate.diskBytes,
+      tokens: estimate.tokens,
+      hours: estimate.hours,
+    },
+  };
+}
+
+/** Puts a checkpoint's adapter into the tensors that are being trained: the optimizer holds on to these very tensors. */
+async function restoreAdapter(
+  files: FileSystem,
+  dir: string,
+  parameters: ReturnType<typeof trainableParameters>,
+): Promise<void> {
+  const reader = await openSafetensors(files, joinPath(dir, adapterWeightsName));
+  for (const { path, tensor } of parameters) {
+    const plain = `base_model.model.${path}`;
+    const key = reader.entries.has(plain) ? plain : plain.replace(/\.bias$/, '.base_layer.bias');
+    const { dtype, shape } = reader.entry(key);
+    if (`${shape}` !== `${tensor.shape}`)
+      throw userError(`resume: ${path} must be [${tensor.shape}]: the checkpoint has [${shape}].`, {
+        where: dir,
+        fix: 'Use the configuration that wrote it.',
+      });
+    copyInto(tensor, { dtype: dtype as DType, shape, bytes: await reader.read(key) });
+  }
+}
