@@ -1,11 +1,9 @@
 import { type Backend, referenceBackend } from '@lorikeet/tensor';
 import { hostileBackend } from '@lorikeet/tensor/testing';
 
+/** All are compared when none is named. The hostile one computes as the reference does, late and in bad conditions. */
 export const backendNames = ['reference', 'hostile', 'cpu', 'webgpu'] as const;
 export type BackendName = (typeof backendNames)[number];
-
-/** Compared when nothing is named: what computes for people, and the reference. */
-export const defaultBackends: readonly BackendName[] = ['reference', 'cpu', 'webgpu'];
 
 const openers: Readonly<Record<BackendName, () => Promise<Backend>>> = {
   reference: async () => referenceBackend(),

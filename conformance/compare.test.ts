@@ -4,7 +4,7 @@ import { compare } from './compare.ts';
 import { exact, type Limit } from './tolerances.ts';
 
 const each: Limit = { kind: 'each', rtol: 1e-6, atol: 1e-5 };
-const whole: Limit = { kind: 'whole', relative: 1e-4, cosine: 0.999999 };
+const whole: Limit = { kind: 'whole', relative: 1e-4, cosine: 0.999999, floor: 0 };
 const numbers = fc.array(fc.double({ min: -100, max: 100, noNaN: true }), { minLength: 1, maxLength: 20 });
 
 describe('compare', () => {
@@ -67,6 +67,12 @@ describe('compare', () => {
         whole,
       ).passed,
     ).toBe(false);
+  });
+
+  test('below the floor a tensor that cancelled to nothing may be anything, above it not', () => {
+    const floored: Limit = { kind: 'whole', relative: 1e-4, cosine: 0.999999, floor: 1e-6 };
+    expect(compare([-5e-7, 5e-7], [5e-7, -4e-7], floored).passed).toBe(true);
+    expect(compare([-5e-6, 5e-6], [5e-6, -4e-6], floored).passed).toBe(false);
   });
 
   test('a trajectory that drifts to one side fails though each step is near', () => {

@@ -84,7 +84,8 @@ function wholePart(actual: ArrayLike<number>, expected: ArrayLike<number>, limit
     ae += a * e;
   }
   if (limit.kind === 'trajectory') return partOf(Math.abs(signed / expected.length), limit.meanResidual);
-  const relative = partOf(Math.sqrt(errors), limit.relative * Math.sqrt(ee));
-  const turned = errors === 0 ? 0 : (1 - ae / Math.sqrt(aa * ee)) / (1 - limit.cosine);
+  const floor = limit.floor * Math.sqrt(expected.length);
+  const relative = partOf(Math.sqrt(errors), limit.relative * Math.sqrt(ee) + floor);
+  const turned = Math.sqrt(errors) <= floor ? 0 : (1 - ae / Math.sqrt(aa * ee)) / (1 - limit.cosine);
   return Math.max(relative, turned);
 }

@@ -10,7 +10,7 @@ import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Backend, memory } from '@lorikeet/tensor';
-import { type BackendName, backendNames, defaultBackends, openBackend } from './backends.ts';
+import { type BackendName, backendNames, openBackend } from './backends.ts';
 import { runners } from './families.ts';
 import { unrecordedOps } from './ops.ts';
 import { type Recording, readRecordings } from './recording.ts';
@@ -31,7 +31,7 @@ function readOptions(args: readonly string[]): Options {
       recordings: { type: 'string' },
     },
   });
-  const backends = values.backend ?? defaultBackends;
+  const backends = values.backend ?? backendNames;
   for (const name of backends)
     if (!backendNames.includes(name as BackendName))
       throw new TypeError(`--backend: must be one of ${backendNames.join(', ')}: got ${name}.`);
