@@ -42,13 +42,20 @@ async function findGpu(dawnFlags: readonly string[]): Promise<Pick<Acquired, 'gp
 /** Limits beyond WebGPU's defaults that tensors profit from. */
 const wantedLimits = ['maxBufferSize', 'maxStorageBufferBindingSize', 'maxStorageBuffersPerShaderStage'] as const;
 
+/** A device with the adapter's largest buffers. @throws WebGpuUnavailableError */
 export async function acquire({
   powerPreference = 'high-performance',
   dawnFlags = [],
 }: WebGpuOptions): Promise<Acquired> {
   const { gpu, host } = await findGpu(dawnFlags);
-  const adapter = await gpu.requestAdapter({ powerPreference });
-  if (!adapter) throw new WebGpuUnavailableError(`webgpu: no adapter was found. ${driverAdvice}`);
+  let adapter: GPUAdapter | null = null;
+  let why = '';
+  try {
+    adapter = await gpu.requestAdapter({ powerPreference });
+  } catch (error) {
+    why = ` (${(error as Error).message.trim()})`;
+  }
+  if (!adapter) throw new WebGpuUnavailableError(`webgpu: no adapter was found${why}. ${driverAdvice}`);
   const requiredLimits = Object.fromEntries(wantedLimits.map((name) => [name, adapter.limits[name]]));
   try {
     return { gpu, adapter, host, device: await adapter.requestDevice({ requiredLimits, label: 'lorikeet' }) };

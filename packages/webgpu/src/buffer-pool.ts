@@ -12,6 +12,8 @@ export interface PooledBuffer {
   readonly id: number;
   /** The last batch whose commands name it. */
   lastBatch: number;
+  /** The device had no memory for it after all: it must not be passed on. */
+  broken: boolean;
 }
 
 /** A tensor's memory: the backend's BufferHandle. */
@@ -79,8 +81,7 @@ export class BufferPool {
         `allocate: a tensor on this WebGPU device may have ${limit} bytes (${limitName}): got ${byteLength}, with ${this.#liveBytes} bytes live. Split the tensor, or use a device or backend with a larger limit.`,
       );
     const capacity = Math.min(sizeClass(byteLength), limit);
-    const reused = this.#free.get(capacity)?.pop();
-    if (reused) this.#pooledBytes -= capacity;
+    const reused = this.#reuse(capacity);
     const pooled = reused ?? this.#create(capacity, byteLength);
     this.#liveBuffers++;
     this.#liveBytes += capacity;
@@ -93,7 +94,8 @@ export class BufferPool {
     const { pooled } = buffer;
     this.#liveBuffers--;
     this.#liveBytes -= pooled.capacity;
-    if (this.#pooledBytes + pooled.capacity > Math.max(keptBytes, this.#liveBytes)) {
+    const surplus = this.#pooledBytes + pooled.capacity > Math.max(keptBytes, this.#liveBytes);
+    if (surplus || pooled.broken) {
       this.#doomed.push(pooled);
       return;
     }
@@ -109,16 +111,32 @@ export class BufferPool {
     this.#doomed = [];
   }
 
+  #reuse(capacity: number): PooledBuffer | undefined {
+    const list = this.#free.get(capacity) ?? [];
+    for (let found = list.pop(); found; found = list.pop()) {
+      this.#pooledBytes -= capacity;
+      if (!found.broken) return found;
+      this.#doomed.push(found);
+    }
+    return undefined;
+  }
+
   #create(capacity: number, byteLength: number): PooledBuffer {
-    const live = this.#liveBytes;
-    const gpu = this.#faults.watch(
-      () =>
-        this.#device.createBuffer({
-          size: capacity,
-          usage: bufferUsage.storage | bufferUsage.copySource | bufferUsage.copyTarget,
-        }),
-      `allocate: the device has no memory for ${byteLength} bytes more, with ${live} bytes live. Free tensors, use shorter batches or a smaller model.`,
+    const usage = bufferUsage.storage | bufferUsage.copySource | bufferUsage.copyTarget;
+    const pooled: PooledBuffer = this.#faults.watch(
+      () => ({
+        gpu: this.#device.createBuffer({ size: capacity, usage }),
+        capacity,
+        id: this.#nextId++,
+        lastBatch: 0,
+        broken: false,
+      }),
+      `allocate: the device has no memory for ${byteLength} bytes more, with ${this.#liveBytes} bytes live. Free tensors, use shorter batches or a smaller model.`,
+      async () => {
+        pooled.broken = true;
+        return '';
+      },
     );
-    return { gpu, capacity, id: this.#nextId++, lastBatch: 0 };
+    return pooled;
   }
 }

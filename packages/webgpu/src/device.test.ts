@@ -4,7 +4,7 @@ import { acquire } from './acquire.ts';
 import { Bindings } from './bindings.ts';
 import { type PoolUse, sizeClass } from './buffer-pool.ts';
 import { KernelError } from './faults.ts';
-import { webgpu } from './index.ts';
+import { WebGpuUnavailableError, webgpu } from './index.ts';
 import { Stream } from './stream.ts';
 import { describeOnAdapter, openBackend, sharedBackend } from './testing/adapter.ts';
 import { Uniforms } from './uniforms.ts';
@@ -17,6 +17,12 @@ it('size classes hold what is asked and waste an eighth at most', () => {
     expect(sizeClass(bytes)).toBeLessThanOrEqual(Math.max(bytes * 1.125 + 256, 256));
     expect(sizeClass(bytes) % 4).toBe(0);
   }
+});
+
+it('says what to install when there is no adapter', async () => {
+  const opened = webgpu({ dawnFlags: ['adapter=no-such-adapter'] });
+  await expect(opened).rejects.toThrow(WebGpuUnavailableError);
+  await expect(opened).rejects.toThrow(/no adapter was found.*Vulkan driver.*mesa-vulkan-drivers/s);
 });
 
 describeOnAdapter(vitest, 'a device', () => {

@@ -31,7 +31,10 @@ export class Faults {
     });
   }
 
-  /** Runs device calls whose errors are to be named by `what`; kernels pass their name. */
+  /**
+   * Runs device calls whose errors are to be named by `what`; kernels pass their name. `detail` is asked once something
+   * failed, for more to say or for clearing up.
+   */
   watch<T>(calls: () => T, what: string, detail?: () => Promise<string>): T {
     for (const filter of filters) this.#device.pushErrorScope(filter);
     const result = calls();
@@ -41,7 +44,8 @@ export class Faults {
       const found = (await Promise.all(popped)).find((e) => e !== null);
       if (!found) return;
       const outOfMemory = found.constructor.name === 'GPUOutOfMemoryError';
-      const text = outOfMemory ? what : `${what}: ${found.message}${(await detail?.()) ?? ''}`;
+      const more = (await detail?.()) ?? '';
+      const text = outOfMemory ? what : `${what}: ${found.message}${more}`;
       this.report(outOfMemory ? new OutOfMemoryError(text) : new KernelError(text), order);
     };
     this.track(settle().catch(() => {}));
