@@ -1,28 +1,18 @@
 import { resolve } from 'node:path';
 import type { FileSystem } from '@lorikeet/files';
-import { setAdapterEnabled } from '@lorikeet/lora';
-import type { Tokenizer } from '@lorikeet/tokenizer';
-import {
-  type BootstrapDifference,
-  bootstrapDifference,
-  type Evaluation,
-  loadChatDataset,
-  type Row,
-  tokenizeRows,
-} from '@lorikeet/trainer';
-import type { Command } from 'commander';
+import { type BootstrapDifference, bootstrapDifference, loadChatDataset } from '@lorikeet/trainer';
+import { type Command, Option } from 'commander';
 import { type Begin, type DeviceOptions, makeCommand, wholeNumber, withDevice, withModel } from '../command.ts';
 import { loadConfig } from '../config/load-config.ts';
-import { CliError, exitCodes, userError, withExitCode } from '../errors.ts';
-import { type Answered, answerQuestions, questionOf } from '../model/exact-answers.ts';
+import { userError } from '../errors.ts';
 import { requireFile } from '../model/load-tokenizer.ts';
+import { type HeldOut, type Measured, measureModel } from '../model/measure.ts';
 import { withBackend } from '../model/open-backend.ts';
-import { findModelPaths, type ModelPaths, type OpenedModel, openModel } from '../model/open-model.ts';
+import { findModelPaths, type ModelPaths, openModel } from '../model/open-model.ts';
 import type { Output } from '../output.ts';
 import { formatPercent } from '../terminal/format.ts';
 import { renderTable } from '../terminal/table.ts';
 import { defaultLossOn, loadRows, runPaths } from '../training/prepare-data.ts';
-import { evaluatePhi3 } from '../training/run-training.ts';
 
 interface EvalFlags extends DeviceOptions {
   readonly config?: string;
@@ -30,17 +20,15 @@ interface EvalFlags extends DeviceOptions {
   readonly adapter?: string;
   readonly data?: string;
   readonly exact?: boolean;
+  readonly samples: number;
+  readonly only?: 'base' | 'tuned';
   readonly limit?: number;
   readonly maxLength?: number;
   readonly batchSize: number;
 }
 
-interface Subject {
+interface Subject extends HeldOut {
   readonly paths: ModelPaths;
-  readonly rows: readonly Row[];
-  readonly dataPath: string;
-  readonly maxLength: number;
-  readonly lossOn: ReturnType<typeof defaultLossOn>;
 }
 
 /** `lorikeet eval`: base and tuned on the same held-out rows, with an interval of the difference. */
@@ -49,6 +37,8 @@ export function evalCommand(begin: Begin): Command {
     .option('-c, --config <file>', 'configuration of the run: its model, its held-out rows, its adapter')
     .option('-d, --data <file>', 'held-out rows, instead of those of the configuration')
     .option('--exact', 'also generate every answer and count those that are exactly right')
+    .option('--samples <n>', 'with --exact: answers to show', wholeNumber(0), 0)
+    .addOption(new Option('--only <which>', 'measure one of the two').choices(['base', 'tuned']))
     .option('--limit <n>', 'measure only the first rows', wholeNumber(1))
     .option(
       '--max-length <n>',
@@ -58,98 +48,68 @@ export function evalCommand(begin: Begin): Command {
     .option('--batch-size <n>', 'rows of a batch', wholeNumber(1), 8)
     .action(async (flags: EvalFlags) => {
       const { files, output } = begin({ ...flags });
+      if (flags.samples > 0 && !flags.exact)
+        throw userError('--samples: shows generated answers: add --exact.', { where: '--samples' });
       const subject = await findSubject(files, flags, output);
-      await withBackend(flags, async (backend) => {
-        const opened = await openModel(files, subject.paths, backend, output);
-        const result = await compare(opened, subject, flags, output);
-        output.result({ command: 'eval', data: subject.dataPath, ...result.object });
-        output.print(result.text);
-      });
+      if (subject.paths.adapterDir === undefined && flags.only === 'tuned')
+        throw userError('--only tuned: needs an adapter: none was given.', { fix: 'Add --adapter DIR.' });
+      const [base, tuned] = await measureBoth(files, subject, flags, output);
+      const { object, text } = report(base, tuned, flags.samples);
+      output.result({ command: 'eval', data: subject.path, ...object });
+      output.print(text);
     });
 }
 
+/** Model and rows: those of a configuration, or those of the options. */
 async function findSubject(files: FileSystem, flags: EvalFlags, output: Output): Promise<Subject> {
-  if (flags.config === undefined) {
-    if (flags.data === undefined)
-      throw userError('eval: needs held-out rows: none were given.', {
-        fix: 'Add --data FILE, or -c CONFIG of a run.',
-      });
-    const dataPath = resolve(flags.data);
-    await requireFile(files, dataPath, '--data');
-    const { rows } = await loadChatDataset(files, dataPath);
-    const paths = await findModelPaths(files, flags);
-    return {
-      paths,
-      rows: rows.slice(0, flags.limit),
-      dataPath,
-      maxLength: flags.maxLength ?? 1024,
-      lossOn: defaultLossOn(rows[0]!),
-    };
-  }
+  if (flags.config !== undefined) return subjectOfConfig(files, flags.config, flags, output);
+  if (flags.data === undefined)
+    throw userError('eval: needs held-out rows: none were given.', { fix: 'Add --data FILE, or -c CONFIG of a run.' });
+  const path = resolve(flags.data);
+  await requireFile(files, path, '--data');
+  const { rows } = await loadChatDataset(files, path);
+  const paths = await findModelPaths(files, flags);
+  const { maxLength = 1024, limit } = flags;
+  return { paths, rows: rows.slice(0, limit), path, maxLength, lossOn: defaultLossOn(rows[0]!) };
+}
+
+async function subjectOfConfig(files: FileSystem, file: string, flags: EvalFlags, output: Output): Promise<Subject> {
   const given = flags.data === undefined ? [] : [`data.eval=${JSON.stringify(flags.data)}`];
-  const { config, notes } = await loadConfig(files, flags.config, given);
+  const { config, notes } = await loadConfig(files, file, given);
   for (const note of notes) output.note(note);
   const sets = await loadRows(files, config, output);
   if (sets.evaluation.length === 0)
     throw userError('eval: needs held-out rows: the configuration holds out none.', {
-      where: flags.config,
+      where: file,
       fix: 'Add --data FILE, or set data.eval.',
     });
-  const { adapter } = runPaths(config.training.outputDir);
-  const paths = await findModelPaths(files, {
-    model: flags.model ?? config.model.path,
-    adapter: flags.adapter ?? adapter,
-  });
+  const adapter = flags.adapter ?? (flags.only === 'base' ? undefined : runPaths(config.training.outputDir).adapter);
   return {
-    paths,
+    paths: await findModelPaths(files, { model: flags.model ?? config.model.path, adapter }),
     rows: sets.evaluation.slice(0, flags.limit),
-    dataPath: sets.evalPath,
+    path: sets.evalPath,
     maxLength: flags.maxLength ?? config.data.maxLength,
     lossOn: config.data.lossOn ?? defaultLossOn(sets.train[0]!),
   };
 }
 
-/** Both models on the same rows, or the base alone where there is no adapter. */
-async function compare(opened: OpenedModel, subject: Subject, flags: EvalFlags, output: Output) {
-  const { model, tokenizer, adapter } = opened;
-  const { rows, maxLength, lossOn, dataPath } = subject;
-  const { examples } = await withExitCode(exitCodes.data, async () =>
-    tokenizeRows(rows, tokenizer, { maxLength, lossOn }),
-  ).catch((error: Error) => {
-    throw error instanceof CliError
-      ? new CliError(exitCodes.data, error.message, { where: dataPath, cause: error })
-      : error;
+async function measureBoth(files: FileSystem, subject: Subject, flags: EvalFlags, output: Output) {
+  return withBackend(flags, async (backend): Promise<[Measured | undefined, Measured | undefined]> => {
+    const opened = await openModel(files, subject.paths, backend, output);
+    const measure = (tuned: boolean): Promise<Measured> =>
+      measureModel(opened, subject, {
+        batchSize: flags.batchSize,
+        exact: flags.exact ?? false,
+        tuned,
+        onProgress: (line) => output.progress(line),
+      });
+    const base = flags.only === 'tuned' ? undefined : await measure(false);
+    const tuned = opened.adapter && flags.only !== 'base' ? await measure(true) : undefined;
+    return [base, tuned];
   });
-  const measure = async (enabled: boolean): Promise<Measured> => {
-    if (adapter) setAdapterEnabled(model, enabled);
-    output.progress(`measuring the ${enabled ? 'tuned' : 'base'} model on ${examples.length} rows`);
-    const evaluation = await evaluatePhi3(model, examples, flags.batchSize);
-    return flags.exact ? { evaluation, answered: await answer(opened, rows, output) } : { evaluation };
-  };
-  const base = await measure(false);
-  const tuned = adapter ? await measure(true) : undefined;
-  return report(base, tuned);
 }
 
-interface Measured {
-  readonly evaluation: Evaluation;
-  readonly answered?: Answered;
-}
-
-async function answer(
-  { model, tokenizer }: { model: OpenedModel['model']; tokenizer: Tokenizer },
-  rows: readonly Row[],
-  output: Output,
-): Promise<Answered> {
-  const questions = rows.flatMap((row) => questionOf(row, tokenizer) ?? []);
-  if (questions.length === 0)
-    throw userError('--exact: needs rows with an answer: these are plain text.', { fix: 'Leave out --exact.' });
-  const onProgress = (done: number): void => {
-    if (done % 50 === 0) output.progress(`answered ${done} of ${questions.length}`);
-  };
-  return withExitCode(exitCodes.user, () => answerQuestions(model, tokenizer, questions, { onProgress }));
-}
-
+/** The numbers of one model. */
 const numbersOf = ({ evaluation: { evalLoss, perplexity, tokenAccuracy, tokens }, answered }: Measured) => ({
   loss: evalLoss,
   perplexity,
@@ -165,33 +125,35 @@ const intervalOf = ({ difference, low, high, confidence }: BootstrapDifference) 
   confidence,
 });
 
-/** What a difference of a quantity means; an interval that holds zero means nothing. */
-function verdictOf(
-  { conclusive, difference }: BootstrapDifference,
-  lowerIsBetter: boolean,
-): 'better' | 'worse' | 'no measurable gain' {
+type Verdict = 'better' | 'worse' | 'no measurable gain';
+
+/** What a difference means; an interval that holds zero means nothing. */
+function verdictOf({ conclusive, difference }: BootstrapDifference, lowerIsBetter: boolean): Verdict {
   if (!conclusive) return 'no measurable gain';
   return difference < 0 === lowerIsBetter ? 'better' : 'worse';
 }
 
-function report(base: Measured, tuned: Measured | undefined) {
-  const rows = base.evaluation.rows.length;
-  if (!tuned) return { object: { rows, base: numbersOf(base) }, text: tableOf(base, undefined) };
-  const loss = bootstrapDifference(base.evaluation.rows, tuned.evaluation.rows);
-  const verdict = verdictOf(loss, true);
-  const lines = [tableOf(base, tuned), '', intervalLine('loss', loss, verdict)];
-  const object: Record<string, unknown> = {
-    rows,
-    base: numbersOf(base),
-    tuned: numbersOf(tuned),
-    lossDifference: intervalOf(loss),
-    verdict,
-  };
-  if (base.answered && tuned.answered) {
+function report(base: Measured | undefined, tuned: Measured | undefined, samples: number) {
+  const object: Record<string, unknown> = { rows: (base ?? tuned)!.evaluation.rows.length };
+  if (base) object.base = numbersOf(base);
+  if (tuned) object.tuned = numbersOf(tuned);
+  const lines = [tableOf(base, tuned)];
+  if (base && tuned) {
+    const loss = bootstrapDifference(base.evaluation.rows, tuned.evaluation.rows);
+    const verdict = verdictOf(loss, true);
+    Object.assign(object, { lossDifference: intervalOf(loss), verdict });
+    lines.push('', intervalLine('loss', loss, verdict));
+  }
+  if (base?.answered && tuned?.answered) {
     const exact = bootstrapDifference(base.answered.matches, tuned.answered.matches);
-    object.exactMatchDifference = intervalOf(exact);
-    object.exactMatchVerdict = verdictOf(exact, false);
-    lines.push(intervalLine('exact match', exact, verdictOf(exact, false)));
+    const verdict = verdictOf(exact, false);
+    Object.assign(object, { exactMatchDifference: intervalOf(exact), exactMatchVerdict: verdict });
+    lines.push(intervalLine('exact match', exact, verdict));
+  }
+  const shown = samplesOf(base, tuned, samples);
+  if (shown.length > 0) {
+    object.samples = shown;
+    lines.push('', sampleTable(shown));
   }
   return { object, text: lines.join('\n') };
 }
@@ -205,19 +167,48 @@ function intervalLine(
   return `${name}: ${signed(difference)}, ${Math.round(confidence * 100)} % interval ${signed(low)} to ${signed(high)}: ${verdict}`;
 }
 
-function tableOf(base: Measured, tuned: Measured | undefined): string {
-  const cells = (pick: (measured: Measured) => string): string[] => [pick(base), ...(tuned ? [pick(tuned)] : [])];
+function tableOf(base: Measured | undefined, tuned: Measured | undefined): string {
+  const models = [base, tuned].filter((measured) => measured !== undefined);
+  const titles = [...(base ? ['base'] : []), ...(tuned ? ['tuned'] : [])];
+  const row = (name: string, pick: (measured: Measured) => string): string[] => [name, ...models.map(pick)];
   return renderTable(
     [
-      { title: `${base.evaluation.rows.length} held-out rows` },
-      { title: 'base', align: 'right' },
-      ...(tuned ? [{ title: 'tuned', align: 'right' } as const] : []),
+      { title: `${models[0]!.evaluation.rows.length} held-out rows` },
+      ...titles.map((title) => ({ title, align: 'right' }) as const),
     ],
     [
-      ['loss', ...cells(({ evaluation }) => evaluation.evalLoss.toFixed(4))],
-      ['perplexity', ...cells(({ evaluation }) => evaluation.perplexity.toFixed(2))],
-      ['token accuracy', ...cells(({ evaluation }) => formatPercent(evaluation.tokenAccuracy))],
-      ...(base.answered ? [['exact match', ...cells(({ answered }) => formatPercent(answered!.exactMatch))]] : []),
+      row('loss', ({ evaluation }) => evaluation.evalLoss.toFixed(4)),
+      row('perplexity', ({ evaluation }) => evaluation.perplexity.toFixed(2)),
+      row('token accuracy', ({ evaluation }) => formatPercent(evaluation.tokenAccuracy)),
+      ...(models[0]!.answered ? [row('exact match', ({ answered }) => formatPercent(answered!.exactMatch))] : []),
     ],
+  );
+}
+
+/** A question with what was said to it. */
+export interface Sample {
+  readonly line: number;
+  readonly prompt: string;
+  readonly reference: string;
+  readonly base?: string;
+  readonly tuned?: string;
+}
+
+function samplesOf(base: Measured | undefined, tuned: Measured | undefined, count: number): Sample[] {
+  const questions = (base ?? tuned)?.questions ?? [];
+  return questions.slice(0, count).map(({ line, prompt, reference }, i) => ({
+    line,
+    prompt: prompt.at(-1)?.content ?? '',
+    reference,
+    ...(base ? { base: base.answered!.answers[i]! } : {}),
+    ...(tuned ? { tuned: tuned.answered!.answers[i]! } : {}),
+  }));
+}
+
+function sampleTable(samples: readonly Sample[]): string {
+  const named = (['base', 'tuned'] as const).filter((name) => samples[0]![name] !== undefined);
+  return renderTable(
+    ['asked', 'right', ...named].map((title) => ({ title, maxColumns: 36 })),
+    samples.map((sample) => [sample.prompt, sample.reference, ...named.map((name) => sample[name]!)]),
   );
 }

@@ -12,10 +12,7 @@ import {
   describeRun,
   type EndEvent,
   type Evaluation,
-  type Example,
   estimateRun,
-  evaluate,
-  evaluationBatches,
   listCheckpoints,
   type RunFacts,
   requireRoom,
@@ -28,6 +25,7 @@ import { printConfig } from '../config/print-config.ts';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import { loadTokenizer } from '../model/load-tokenizer.ts';
+import { evaluatePhi3 } from '../model/measure.ts';
 import type { ClosableBackend } from '../model/open-backend.ts';
 import { openModel, resolvedConfigName } from '../model/open-model.ts';
 import type { Output } from '../output.ts';
@@ -66,18 +64,6 @@ export interface TrainingOutcome {
   readonly lossOn: string;
   readonly rows: number;
   readonly evalRows: number;
-}
-
-/** Loss, perplexity and token accuracy of a model on examples. */
-export function evaluatePhi3(
-  model: Phi3ForCausalLM,
-  examples: readonly Example[],
-  batchSize: number,
-): Promise<Evaluation> {
-  return evaluate(model, evaluationBatches(examples, batchSize), {
-    hidden: (batch: Batch) => model.forward(batch),
-    head: (rows) => model.lm_head.forward(rows),
-  });
 }
 
 /** Trains as the configuration says. @throws errors whose messages name places in the data, never its texts */
