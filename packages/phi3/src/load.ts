@@ -96,7 +96,8 @@ async function readStopTokenIds(files: FileSystem, dir: string, vocabSize: numbe
 
 /**
  * Loads a model folder in Hugging Face's form: config.json, generation_config.json if there, and the weights in
- * safetensors, streamed tensor by tensor. All names, shapes and dtypes are checked before the first weight is read.
+ * safetensors, streamed tensor by tensor. All names, shapes and dtypes are checked before the first weight is read. The
+ * model is in eval mode, as from_pretrained leaves it.
  * @throws Phi3ConfigError, SafetensorsError, FileError, FormatError
  */
 export async function loadPhi3(files: FileSystem, dir: string, options: LoadPhi3Options): Promise<Phi3ForCausalLM> {
@@ -123,5 +124,5 @@ export async function loadPhi3(files: FileSystem, dir: string, options: LoadPhi3
     warn(`${dir}: ${path} holds ${article(count)} that are NaN or infinite. Download the weights again.`);
   model.nonFiniteWeights = nonFinite;
   if (stopTokenIds) model.stopTokenIds = stopTokenIds;
-  return model;
+  return model.eval();
 }

@@ -1,5 +1,5 @@
 import { FileError, type FileSystem, joinPath, readJson } from '@lorikeet/files';
-import { copyInto, type ModuleLike, namedParameters, type StateSource } from '@lorikeet/nn';
+import { copyInto, type ModuleLike, namedParameters, type StateSource, setTraining } from '@lorikeet/nn';
 import { convertElements, openSafetensors, type TensorReader } from '@lorikeet/safetensors';
 import { decode, isFloat, NonFiniteError, type Tensor } from '@lorikeet/tensor';
 import { type AdapterState, adapterOf } from '../peft/adapter-state.ts';
@@ -143,5 +143,6 @@ export async function loadAdapter(
   }
   if (!trainable)
     for (const { tensor } of namedParameters(model)) if (isFloat(tensor.dtype)) tensor.requiresGrad = false;
+  if (!trainable) setTraining(model, false);
   return { ...state, warnings: warningsOf(unknownKeys, state, baseModelNameOrPath) };
 }
