@@ -23,7 +23,7 @@ test.each(['f32', 'bf16', 'f16'] as const)(
     // Reserved, never touched: the weights then lie where 32 bits do not reach.
     far.team.store!.allocate(5 * 2 ** 30);
     const empty = facts(far).storeBytes;
-    for (const m of [1, 8, 50]) {
+    for (const m of [1, 3, 50]) {
       const results = [far, near].map((backend) =>
         scope(() => {
           const w = tensor(drawFloats(n * k, 1), { backend, dtype, shape: [n, k] });

@@ -1,6 +1,6 @@
 /**
- * Products with at most eight rows of A and W stored as [n, k], as in generation: every row of W is read once, without
- * packing, against up to four rows of A at a time. Sixteen partial sums an element, combined in a fixed order.
+ * Products with at most four rows of A and W stored as [n, k], as in generation: every row of W is read once, without
+ * packing, against two rows of A at a time. Eight partial sums an element, combined in a fixed order.
  */
 import {
   argument,
@@ -10,8 +10,8 @@ import {
   type ModuleBuilder,
   moved,
 } from '../assembler.ts';
-import { f32, f32x4, i32, i64, store, v128 } from '../instructions.ts';
-import type { Task, Team } from '../team.ts';
+import { type F32, f32, f32x4, type I32, i32, i64, store, v128 } from '../instructions.ts';
+import { scratchBytes, type Task, type Team } from '../team.ts';
 import {
   bytesPerElement,
   elementShift,
@@ -25,8 +25,7 @@ import {
 } from './lanes.ts';
 import type { Pair, Product } from './matmul-plan.ts';
 
-const maxRows = 8;
-const step = 16;
+const maxRows = 4;
 /** Bytes of W a chunk reads: long enough to be worth a claim, short enough to share. */
 const bytesPerChunk = 256 * 1024;
 const word = {
@@ -45,123 +44,189 @@ const word = {
 } as const;
 const taskName = (dtype: FloatType, far: boolean) => `rows_${dtype}${far ? '_store' : ''}`;
 
-/** Adds the tasks `rows_f32`, `rows_f16` and `rows_bf16`, named by W's dtype, and their twins for a W in the store. */
+/**
+ * Adds the tasks `rows_f32`, `rows_f16` and `rows_bf16`, named by W's dtype, and their twins for a W in the store: they
+ * copy rows to scratch first, because V8 does not pair loads with 64-bit addresses.
+ */
 export function addSmallRows(m: ModuleBuilder, features: Features, withStore: boolean): void {
   for (const dtype of floatTypes) {
-    for (const pointer of withStore ? (['i32', 'i64'] as const) : (['i32'] as const)) {
-      const four = dots(m, features, { dtype, pointer, count: 4 });
-      const one = dots(m, features, { dtype, pointer, count: 1 });
-      rowsTask(m, { dtype, pointer, four, one });
-    }
+    const tile = (aRows: number, wRows: number) => dots(m, features, { dtype, aRows, wRows });
+    const tiles = { square: tile(2, 2), column: tile(1, 4), single: tile(1, 1) };
+    rowsTask(m, { dtype, far: false, ...tiles });
+    if (withStore) rowsTask(m, { dtype, far: true, ...tiles });
   }
 }
 
-type Pointer = 'i32' | 'i64';
+interface DotsKind {
+  readonly dtype: FloatType;
+  readonly aRows: number;
+  readonly wRows: number;
+}
 
-/** (w row, a, a stride, k, out): `count` dot products, stored one f32 after the other. */
-function dots(
-  m: ModuleBuilder,
-  features: Features,
-  { dtype, pointer, count }: { dtype: FloatType; pointer: Pointer; count: number },
-): FunctionRef {
+/** Vectors a turn of the loop reads from each row. */
+const halves = [0, 1];
+const step = halves.length * 4;
+
+/**
+ * (w, w stride, a, a stride, k, out): the products of a few rows of W with a few rows of A, one f32 after the other at
+ * out, A's rows innermost. Every product has eight partial sums that combine in one order, whatever the tile.
+ */
+function dots(m: ModuleBuilder, features: Features, { dtype, aRows, wRows }: DotsKind): FunctionRef {
   const madd = maddFor(features);
-  return m.function(undefined, [pointer, 'i32', 'i32', 'i32', 'i32'], [], (f) => {
-    const [w, a, stride, k, out] = f.params as unknown as [
-      Local<Pointer>,
-      Local<'i32'>,
-      Local<'i32'>,
-      Local<'i32'>,
-      Local<'i32'>,
-    ];
-    const rows = Array.from({ length: count }, () => f.int());
-    const acc = rows.map(() => Array.from({ length: 4 }, () => f.vector()));
-    for (const [i, row] of rows.entries()) f.set(row, i === 0 ? a : i32.add(rows[i - 1]!, stride));
+  return m.function(undefined, new Array(6).fill('i32'), [], (f) => {
+    const [firstW, wStride, firstA, aStride, k, out] = f.params as SixInts;
+    const w = rowPointers(f, firstW, wStride, wRows);
+    const a = rowPointers(f, firstA, aStride, aRows);
+    const cells = w.flatMap((wRow) => a.map((aRow) => ({ wRow, aRow, acc: halves.map(() => f.vector()) })));
+    const advance = (elements: number) => {
+      for (const row of a) f.increase(row, elements * 4);
+      for (const row of w) f.increase(row, elements * bytesPerElement[dtype]);
+    };
     const done = f.int(0);
     f.while(done, i32.and(k, -step), step, () => {
-      const wVectors = [0, 1, 2, 3].map((j) => f.vector(loadFloats(f, dtype, w, j * 4 * bytesPerElement[dtype])));
-      for (const [i, row] of rows.entries()) {
-        const aVectors = [0, 1, 2, 3].map((j) => f.vector(v128.load(row, 16 * j)));
-        for (let j = 0; j < 4; j++) f.set(acc[i]![j]!, madd(aVectors[j]!, wVectors[j]!, acc[i]![j]!));
-      }
-      for (const row of rows) f.increase(row, step * 4);
-      f.set(w, moved(w, step * bytesPerElement[dtype]));
+      const offset = (half: number) => half * 4;
+      const ofW = new Map(
+        w.map((row) => [
+          row,
+          halves.map((h) => f.vector(loadFloats(f, dtype, row, offset(h) * bytesPerElement[dtype]))),
+        ]),
+      );
+      const ofA = new Map(a.map((row) => [row, halves.map((h) => f.vector(v128.load(row, offset(h) * 4)))]));
+      for (const { wRow, aRow, acc } of cells)
+        for (const half of halves) f.set(acc[half]!, madd(ofA.get(aRow)![half]!, ofW.get(wRow)![half]!, acc[half]!));
+      advance(step);
     });
-    const sums = acc.map((vectors) => finishSum(f, vectors, out));
+    const sums = finishSums(
+      f,
+      cells.map(({ acc }) => acc),
+      out,
+    );
     f.while(done, k, 1, () => {
-      for (const [i, row] of rows.entries()) {
-        f.set(sums[i]!, f32.add(sums[i]!, f32.mul(f32.load(row), loadFloat(f, dtype, w))));
-        f.increase(row, 4);
-      }
-      f.set(w, moved(w, bytesPerElement[dtype]));
+      for (const [i, { wRow, aRow }] of cells.entries())
+        f.set(sums[i]!, f32.add(sums[i]!, f32.mul(f32.load(aRow), loadFloat(f, dtype, wRow))));
+      advance(1);
     });
     for (const [i, sum] of sums.entries()) f.emit(store.f32(out, sum, 4 * i));
   });
 }
 
-/** Four accumulators to one sum; stored side by side first, which is what lets V8 pair the loop above. */
-function finishSum(f: FunctionBuilder, vectors: readonly Local<'v128'>[], buffer: Local<'i32'>): Local<'f32'> {
-  for (const [j, vector] of vectors.entries()) f.emit(store.v128(buffer, vector, 16 * j));
-  const [a, b, c, d] = [0, 1, 2, 3].map((j) => v128.load(buffer, 16 * j)) as [never, never, never, never];
-  const total = f.vector(f32x4.add(f32x4.add(a, b), f32x4.add(c, d)));
-  return f.local('f32', sumLanes(total));
+type SixInts = [Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>];
+
+function rowPointers(f: FunctionBuilder, first: Local<'i32'>, stride: Local<'i32'>, count: number): Local<'i32'>[] {
+  const rows = [first];
+  while (rows.length < count) rows.push(f.int(i32.add(rows.at(-1)!, stride)));
+  return rows;
 }
 
-function rowsTask(
-  m: ModuleBuilder,
-  { dtype, pointer, four, one }: { dtype: FloatType; pointer: Pointer; four: FunctionRef; one: FunctionRef },
-): void {
-  m.task(taskName(dtype, pointer === 'i64'), (f, args, chunk, scratch) => {
+/** Accumulators to sums; all are stored side by side first, which is what lets V8 pair the loop above. */
+function finishSums(f: FunctionBuilder, cells: readonly Local<'v128'>[][], buffer: Local<'i32'>): Local<'f32'>[] {
+  const at = (cell: number, half: number) => (cell * halves.length + half) * 16;
+  for (const [i, acc] of cells.entries())
+    for (const half of halves) f.emit(store.v128(buffer, acc[half]!, at(i, half)));
+  return cells.map((_, i) => {
+    const both = f.vector(f32x4.add(v128.load(buffer, at(i, 0)), v128.load(buffer, at(i, 1))));
+    return f.local('f32', sumLanes(both));
+  });
+}
+
+interface RowsKind {
+  readonly dtype: FloatType;
+  readonly far: boolean;
+  readonly square: FunctionRef;
+  readonly column: FunctionRef;
+  readonly single: FunctionRef;
+}
+
+/** Rows of W handled together. */
+const groupRows = 4;
+/** Where copied rows of W lie in scratch, behind the tiles' sums. */
+const copyAt = 4096;
+/** Longest rows of W that fit there. */
+const maxFarRowBytes = Math.floor((scratchBytes - copyAt) / groupRows / 16) * 16;
+
+/** Chunk = rows of W: four at a time against A's rows two at a time, what is left one by one. */
+function rowsTask(m: ModuleBuilder, { dtype, far, square, column, single }: RowsKind): void {
+  m.task(taskName(dtype, far), (f, args, chunk, scratch) => {
     const get = (name: keyof typeof word) => f.int(argument(args, word[name]));
-    const [rowCount, aStride, bStride, k, cStride, bias] = [
-      get('m'),
-      get('aStride'),
-      get('bStride'),
-      get('k'),
-      get('cStride'),
-      get('bias'),
-    ];
-    const first = f.int(i32.mul(chunk, get('rowsPerChunk')));
-    const end = f.int(i32.min(get('n'), i32.add(first, get('rowsPerChunk'))));
-    const keep = get('keep');
-    f.while(first, end, 1, () => {
-      const base = pointer === 'i64' ? i64.load(args, word.b * 4) : argument(args, word.b);
-      const w = f.local<Pointer>(pointer, moved(base, i32.mul(first, bStride)));
-      const start = f.local('f32', f32.const(0));
-      f.if(bias, () => f.set(start, f32.load(i32.add(bias, i32.shl(first, 2)))));
-      const at = f.int(i32.add(get('c'), i32.shl(first, 2)));
-      const a = get('a');
+    const [rowCount, aStride, bStride, k, a] = [get('m'), get('aStride'), get('bStride'), get('k'), get('a')];
+    const row = f.int(i32.mul(chunk, get('rowsPerChunk')));
+    const end = f.int(i32.min(get('n'), i32.add(row, get('rowsPerChunk'))));
+    const rowBytes = f.int(i32.shl(k, elementShift(dtype)));
+    const copy = f.int(i32.add(scratch, copyAt));
+    const [w, stride] = [f.int(), far ? rowBytes : bStride];
+    const bring = (rows: number) => {
+      if (!far) {
+        f.set(w, i32.add(argument(args, word.b), i32.mul(row, bStride)));
+        return;
+      }
+      f.set(w, copy);
+      const from = f.local('i64', moved(i64.load(args, word.b * 4), i32.mul(row, bStride)));
+      for (let i = 0; i < rows; i++) {
+        f.copyFromStore(i32.add(copy, i32.mul(rowBytes, i)), from, rowBytes);
+        f.set(from, moved(from, bStride));
+      }
+    };
+    const run = (tile: FunctionRef, i: Local<'i32'>, skip: number, aRows: number, wRows: number) => {
+      const rowOfA = i32.add(a, i32.mul(i, aStride));
+      f.call(tile, i32.add(w, i32.mul(stride, skip)), stride, rowOfA, aStride, k, scratch);
+      for (let dj = 0; dj < wRows; dj++)
+        for (let di = 0; di < aRows; di++)
+          finish(f, {
+            args,
+            row: i32.add(i, di),
+            column: i32.add(row, skip + dj),
+            sum: f32.load(scratch, (dj * aRows + di) * 4),
+          });
+    };
+    f.while(row, i32.sub(end, groupRows - 1), groupRows, () => {
+      bring(groupRows);
       const i = f.int(0);
-      const finish = (index: number) => {
-        f.if(keep, () => f.set(start, f32.load(at)));
-        f.emit(store.f32(at, f32.add(start, f32.load(scratch, index * 4))));
-        f.increase(at, cStride);
-      };
-      f.while(i, i32.and(rowCount, -4), 4, () => {
-        f.call(four, w, a, aStride, k, scratch);
-        for (let index = 0; index < 4; index++) finish(index);
-        f.increase(a, i32.shl(aStride, 2));
+      f.while(i, i32.and(rowCount, -2), 2, () => {
+        run(square, i, 0, 2, 2);
+        run(square, i, 2, 2, 2);
       });
-      f.while(i, rowCount, 1, () => {
-        f.call(one, w, a, aStride, k, scratch);
-        finish(0);
-        f.increase(a, aStride);
-      });
+      f.while(i, rowCount, 1, () => run(column, i, 0, 1, groupRows));
+    });
+    f.while(row, end, 1, () => {
+      bring(1);
+      f.for(0, rowCount, 1, (i) => run(single, i, 0, 1, 1));
     });
   });
+}
+
+interface Element {
+  readonly args: Local<'i32'>;
+  readonly row: I32;
+  readonly column: I32;
+  readonly sum: F32;
+}
+
+/** C[row, column] = sum + (what C holds, the bias, or nothing). */
+function finish(f: FunctionBuilder, { args, row, column, sum }: Element): void {
+  const [bias, keep] = [f.hoist(argument(args, word.bias)), f.hoist(argument(args, word.keep))];
+  const rowStart = i32.add(argument(args, word.c), i32.mul(row, argument(args, word.cStride)));
+  const at = f.int(i32.add(rowStart, i32.shl(column, 2)));
+  const start = f.local('f32', f32.const(0));
+  f.if(bias, () => f.set(start, f32.load(i32.add(bias, i32.shl(column, 2)))));
+  f.if(keep, () => f.set(start, f32.load(at)));
+  f.emit(store.f32(at, f32.add(start, sum)));
 }
 
 /** When the row kernels apply, and how they run. */
 export const smallRows = {
   fits({ m, batch }: Product, pairs: readonly Pair[]): boolean {
     if (m > maxRows || batch !== 1 || pairs.length === 0) return false;
-    return pairs.every(({ a, b }) => b.transposed && !a.transposed && a.dtype === 'f32');
+    const fitsScratch = ({ b, k }: Pair) => !b.inStore || k << elementShift(b.dtype) <= maxFarRowBytes;
+    return pairs.every(
+      (pair) => pair.b.transposed && !pair.a.transposed && pair.a.dtype === 'f32' && fitsScratch(pair),
+    );
   },
 
   run(team: Team, tasks: Record<string, Task>, product: Product, pairs: readonly Pair[]): void {
     const { m, n, c } = product;
     for (const [i, { a, b, k }] of pairs.entries()) {
       const rowBytes = k << elementShift(b.dtype);
-      const rowsPerChunk = Math.max(1, Math.floor(bytesPerChunk / rowBytes));
+      const rowsPerChunk = Math.max(1, Math.floor(bytesPerChunk / rowBytes / 4)) * 4;
       const words: number[] = [];
       words[word.c] = c.address;
       words[word.cStride] = c.rowStride * 4;
