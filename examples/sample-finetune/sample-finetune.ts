@@ -15,6 +15,7 @@ import {
   evaluate,
   evaluationBatches,
   loadChatDataset,
+  type Row,
   tokenizeRows,
   train,
 } from '@lorikeet/trainer';
@@ -49,6 +50,12 @@ export function sampleConfig({ modelPath, trainPath, testPath, outputDir }: Omit
   return resolveConfig(JSON.stringify(sections), 'sample-finetune.ts');
 }
 
+/** As the script does: an empty system message where there is none. */
+const addSystem = (row: Row): Row =>
+  row.kind === 'chat' && row.messages[0]?.role !== 'system'
+    ? { ...row, messages: [{ role: 'system', content: '' }, ...row.messages] }
+    : row;
+
 export async function sampleFinetune(options: SampleOptions) {
   const { files, backend, print = console.log } = options;
   const { config, notes } = sampleConfig(options);
@@ -66,10 +73,8 @@ export async function sampleFinetune(options: SampleOptions) {
   // Data processing: the chat template, and an empty system message where there is none
   const examplesOf = async (path: string) => {
     const { rows } = await loadChatDataset(files, path);
-    for (const row of rows)
-      if (row.kind === 'chat' && row.messages[0]?.role !== 'system')
-        Object.assign(row, { messages: [{ role: 'system', content: '' }, ...row.messages] });
-    return tokenizeRows(rows, tokenizer, { lossOn: data.lossOn ?? 'all', maxLength: data.maxLength }).examples;
+    return tokenizeRows(rows.map(addSystem), tokenizer, { lossOn: data.lossOn ?? 'all', maxLength: data.maxLength })
+      .examples;
   };
   const [trainSet, testSet] = [await examplesOf(data.train), await examplesOf(data.eval!)];
 
