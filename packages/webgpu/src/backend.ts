@@ -61,10 +61,10 @@ export class WebGpuBackend implements Backend {
     }
     const start = Math.floor(byteOffset / 4) * 4;
     const length = wordsOf(byteOffset + byteLength) - start;
-    const staging = this.device.createBuffer({
-      size: length,
-      usage: bufferUsage.mapRead | bufferUsage.copyTarget,
-    });
+    const staging = faults.watch(
+      () => this.device.createBuffer({ size: length, usage: bufferUsage.mapRead | bufferUsage.copyTarget }),
+      `read: no memory to bring ${length} bytes back from the device`,
+    );
     this.#stream.copy(source, start, staging, length);
     this.#stream.submit();
     try {
