@@ -24,6 +24,7 @@ const dtypes: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16', 'i32', 'u32', 
 export class CpuBackend implements Backend {
   readonly name = 'cpu';
   readonly dtypes = dtypes;
+  readonly readsColumnBlocks = true;
   readonly #team: Team;
   readonly #chosen: Chosen;
   readonly #placement: Placement;

@@ -72,6 +72,24 @@ test('elementwise calls broadcast any shapes and mix any dtypes', async () => {
   await fc.assert(property, { numRuns: 150 });
 });
 
+test('elementwise calls read column blocks in place, in their gradients too', async () => {
+  await expectEqual((on) => {
+    const wide = tensor(drawFloats(37 * 30, 5), { backend: on, shape: [37, 30], requiresGrad: true });
+    const [gate, up] = split(wide, [13, 17]) as [Tensor, Tensor];
+    const up13 = up.slice(1, 0, 13);
+    const out = gate.swiglu(up13).add(gate.cast('bf16').cast('f32'));
+    return [out, up.exp(), out.mul(out).sum().backward().of(wide)];
+  }, 1e-5);
+  const before = backend.team.memory.liveBytes;
+  using wide = tensor(drawFloats(64 * 128, 5), { backend, shape: [64, 128] });
+  const [gate, up] = split(wide, [64, 64]) as [Tensor, Tensor];
+  backend.team.memory.resetPeak();
+  using out = gate.swiglu(up);
+  expect(out.size).toBe(64 * 64);
+  // The tensor and the result, but no dense copy of either half.
+  expect(backend.team.memory.peakBytes - before).toBeLessThan((64 * 128 + 1.5 * 64 * 64) * 4);
+});
+
 test('five axes that do not fold still compute', async () => {
   await expectEqual((on) => [draw(on, 1, [2, 3, 2, 3, 2]).add(draw(on, 2, [1, 3, 1, 3, 1]))]);
 });

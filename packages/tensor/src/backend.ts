@@ -53,6 +53,8 @@ export interface Backend {
   readonly name: string;
   /** Dtypes that tensors may have here. */
   readonly dtypes: ReadonlySet<DType>;
+  /** Elementwise inputs may be column blocks; else they are made dense first. */
+  readonly readsColumnBlocks?: boolean;
   /** Memory for a new tensor, contents unspecified. Throws OutOfMemoryError with what was asked and what is live. */
   allocate(byteLength: number): BufferHandle;
   free(buffer: BufferHandle): void;

@@ -139,7 +139,7 @@ export function defineElementwise<const Names extends string, const Params exten
     return record({ op: name, edges, inputShapes, outputShapes: [shape], rules, saved }, [out!])[0]!;
 
     function launchDense(list: readonly Tensor[], target: typeof spec, call: Parameters<typeof launch>[1]): Tensor[] {
-      const dense = list.map((t) => (t.isContiguous ? t : t.contiguous()));
+      const dense = list.map((t) => (t.isContiguous || backend.readsColumnBlocks ? t : t.contiguous()));
       const made = launch(backend, call, dense, [target]);
       dense.forEach((t, i) => {
         if (t !== list[i]) t.dispose();
