@@ -22,7 +22,7 @@ export interface RunFacts {
   readonly stepsDone?: number;
   /** Layers are recomputed in the backward. Default false. */
   readonly gradientCheckpointing?: boolean;
-  /** Whether dropout is above 0: the dropped copies are kept for the backward. Default false. */
+  /** Whether dropout is above 0: some dropped copies are kept beside the originals. Default false. */
   readonly dropout?: boolean;
   /** Rows of logits that exist at a time. Default 256. */
   readonly chunkRows?: number;
@@ -69,7 +69,7 @@ const f32Bytes = 4;
 /** Floats that one token leaves in one layer for the backward: inputs of norms and products, q k v before and after rotation, gate, up and their product. */
 function floatsPerTokenAndLayer(facts: RunFacts): number {
   const { hiddenSize: d, intermediateSize: f, queryKeyValueSize: qkv = 3 * d } = facts;
-  return 5 * d + 2 * qkv + 3 * f + (facts.dropout ? 3 * d + f : 0);
+  return (facts.dropout ? 7 : 5) * d + 2 * qkv + 3 * f;
 }
 
 /** Peak memory of training, by parts. */
