@@ -109,6 +109,11 @@ export class CpuBackend implements Backend {
     return this.#team.close();
   }
 
+  /** For `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
   describe(): Record<string, unknown> {
     const { threads, relaxed, revectorize, shared } = this.#chosen;
     const { memory, store } = this.#team;

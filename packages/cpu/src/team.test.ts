@@ -60,6 +60,16 @@ test('a kernel that traps stops the team with a message, at once and ever after'
   expect(() => team.run(tasks.count!, [0, 0], 1)).toThrow(/worker 1 stopped|kernel stopped/);
 });
 
+test('await using closes the backend; later calls say so', async () => {
+  let kept: CpuBackend;
+  {
+    await using backend = await cpu({ threads: 2 });
+    kept = backend;
+    expect(await tensor([1, 2], { backend }).sum().item()).toBe(3);
+  }
+  expect(() => tensor([1, 2], { backend: kept }).exp()).toThrow('cpu: the backend must be open: it was closed.');
+});
+
 test('a worker that dies rejects the next flush by name', async () => {
   const backend: CpuBackend = await cpu({ threads: 3 });
   const x = tensor([1, 2, 3], { backend });
