@@ -202,12 +202,14 @@ class Run<B extends TrainBatch> {
     return load(this.#files, dir);
   }
 
+  /** Of what a backend says of itself, the facts that bits depend on; thread counts are none. */
   #backendRecord(): Readonly<Record<string, unknown>> {
-    const { determinism, name } = this.#parameters[0]!.tensor.backend.describe() as {
-      determinism?: unknown;
-      name?: unknown;
-    };
-    return JSON.parse(JSON.stringify({ name, determinism })) as Record<string, unknown>;
+    const told = this.#parameters[0]!.tensor.backend.describe();
+    const decisive = ['name', 'determinism', 'relaxedSimd', 'switchedOff', 'vendor', 'architecture', 'description'];
+    return JSON.parse(JSON.stringify(Object.fromEntries(decisive.map((key) => [key, told[key]])))) as Record<
+      string,
+      unknown
+    >;
   }
 
   get #epoch(): number {

@@ -1,5 +1,6 @@
 import { bytesToHex, type FileSystem, FormatError, JsonScanner, parseJson, sha256 } from '@lorikeet/files';
 import { readLines } from './lines.ts';
+import { isTextFile, readTextRows, type SampleBy } from './read-text-rows.ts';
 import { type DataFormat, describeFormats, detectFormat, type Row, type RowProblem, readRow } from './row.ts';
 
 export interface LoadOptions {
@@ -7,7 +8,9 @@ export interface LoadOptions {
   readonly onBadRow?: 'error' | 'skip';
   /** The format, if looking at the first readable row should not decide. */
   readonly format?: DataFormat;
-  /** Longest line of a JSONL file. @defaultValue 16 MiB */
+  /** What one row of a .txt file is. Default: a paragraph where blank lines part the text, else a line. */
+  readonly sampleBy?: SampleBy;
+  /** Longest line of a JSONL or text file. @defaultValue 16 MiB */
   readonly maxLineBytes?: number;
   /** Largest JSON file that is one list; such a file is held whole. @defaultValue 512 MiB */
   readonly maxJsonBytes?: number;
@@ -43,7 +46,8 @@ export class DatasetError extends FormatError {
 
 /**
  * Reads a data set of chats, prompts with completions, or texts: JSONL (a row a line) or JSON (one list of rows), found by looking, as
- * is the format of the rows. The whole file is checked before anything is returned.
+ * is the format of the rows; or plain text (`.txt`), a row a paragraph or a line. The whole file is checked before anything is
+ * returned.
  *
  * A byte order mark, CRLF and blank lines are accepted; half surrogate pairs (`"\ud83d"`) become U+FFFD; `\u0000` stays.
  *
@@ -59,12 +63,15 @@ export async function loadChatDataset(
   const size = await files.size(path);
   const head = await files.readRange(path, 0, Math.min(size, 4096));
   refuseUtf16(path, head);
-  const isList = head[firstContent(head)] === 0x5b;
+  const isText = (options.format ?? 'text') === 'text' && isTextFile(path, head);
+  const isList = !isText && head[firstContent(head)] === 0x5b;
   const hash = sha256();
-  const collector = new RowCollector(path, options.format);
-  if (isList) await readList(files, path, options.maxJsonBytes ?? 512 << 20, hash, collector);
-  else await readJsonLines(files, path, options.maxLineBytes ?? 16 << 20, hash, collector);
-  if (!isList && collector.rowCount === 0 && (await isOneObject(files, path, size)))
+  const collector = new RowCollector(path, isText ? 'text' : options.format);
+  const maxLineBytes = options.maxLineBytes ?? 16 << 20;
+  if (isText) await readTextRows(files, path, { maxLineBytes, sampleBy: options.sampleBy }, hash, collector);
+  else if (isList) await readList(files, path, options.maxJsonBytes ?? 512 << 20, hash, collector);
+  else await readJsonLines(files, path, maxLineBytes, hash, collector);
+  if (!isText && !isList && collector.rowCount === 0 && (await isOneObject(files, path, size)))
     throw new FormatError(
       path,
       `${path}:1: must be a list of rows ([...]) or one row a line: it is one JSON object over several lines. Save the list alone.`,
