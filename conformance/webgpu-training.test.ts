@@ -40,6 +40,7 @@ async function train(
   backend: Backend,
   adapt: (model: Phi3ForCausalLM) => void,
   dtype: 'f32' | 'bf16',
+  afterStep: () => void = () => {},
 ): Promise<number[]> {
   const model = await initPhi3(config, { backend, key: randomKey(4), dtype });
   adapt(model);
@@ -55,6 +56,7 @@ async function train(
       return made.detach();
     });
     losses.push(await loss.item());
+    afterStep();
   }
   optimizer.dispose();
   model.dispose();
@@ -81,7 +83,9 @@ for (const { name, adapt, dtype, relative } of cases)
     const { backend } = opened;
     const reference = await openBackend('reference');
     if (!('backend' in reference)) throw new Error('the reference backend always opens');
-    const losses = await train(backend, adapt, dtype);
+    const compiled: unknown[] = [];
+    const losses = await train(backend, adapt, dtype, () => compiled.push(backend.describe().pipelines));
+    expect(new Set(compiled).size).toBe(1);
     expectClose(losses, await train(reference.backend, adapt, dtype), { relative, absolute: 0 }, 'losses');
     expect(losses[9]).toBeLessThan(losses[0]!);
     expect(memory(backend).liveTensors).toBe(0);
