@@ -32,7 +32,7 @@ test.each(['f32', 'bf16', 'f16'] as const)(
           const y = tensor(drawFloats(m * n, 3), { backend, shape: [m, n] });
           const ids = tensor([69, 0, 33], { backend, dtype: 'i32' });
           const outs = [matmul(x, w, { transposeB: true }), matmul(y, w), w.indexSelect(ids, 0)];
-          // No kernel casts out of the store: this one moves the weight to work memory.
+          // No kernel casts out of the store: these rows are borrowed as a copy.
           return [...outs, w.slice(0, 20, 50).cast('f32')];
         }),
       );
@@ -60,6 +60,19 @@ test('more weights than work memory holds', async () => {
   }
   for (const w of weights) w.dispose();
   expect(memory(backend).liveTensors).toBe(1);
+});
+
+test('a weight that another op reads whole moves to work memory, rows of it are borrowed', async () => {
+  const backend = await open({ threads: 2, storeFromBytes: 64 * 1024 });
+  const w = tensor(drawFloats(n * k, 1), { backend, shape: [n, k] });
+  const [stored, work] = [facts(backend).storeBytes, facts(backend).liveBytes];
+  using part = w.slice(0, 3, 9).mul(2);
+  expect(facts(backend).storeBytes).toBe(stored);
+  expect(facts(backend).liveBytes - work).toBeLessThan(2 * 6 * k * 4);
+  expect((await part.data())[0]).toBe(2 * drawFloats(n * k, 1)[3 * k]!);
+  using whole = w.mul(2);
+  expect(facts(backend).storeBytes).toBe(stored - n * k * 4 - 64);
+  expect((await whole.data()).at(-1)).toBe(2 * drawFloats(n * k, 1).at(-1)!);
 });
 
 test('without 64-bit memories everything lies in work memory and its limit is named', async () => {

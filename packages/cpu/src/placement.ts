@@ -2,9 +2,18 @@
  * Where tensors lie: in work memory, or, large and only read, in the store. A tensor written whole is taken for a weight
  * and put into the store; a call that cannot read it there borrows a copy, or moves it back where there is room.
  */
-import { type Operand, OutOfMemoryError } from '@lorikeet/tensor';
+import { type Operand, OutOfMemoryError, sizeOf } from '@lorikeet/tensor';
 import { CpuBuffer } from './buffer.ts';
+import { bytesPerElement, type StorageType } from './kernels/lanes.ts';
 import type { LinearMemory } from './memory.ts';
+
+/** Bytes of its buffer that an operand reads: first and end. */
+function spanOf({ dtype, shape, offset, rowStride }: Operand): [start: number, end: number] {
+  const width = bytesPerElement[dtype as StorageType];
+  const row = sizeOf(shape.slice(1));
+  const elements = sizeOf(shape) === 0 ? 0 : ((shape[0] ?? 1) - 1) * rowStride + row;
+  return [offset * width, (offset + elements) * width];
+}
 
 export class Placement {
   readonly #work: LinearMemory;
@@ -63,30 +72,29 @@ export class Placement {
   }
 
   /**
-   * Brings operands to work memory for one call: what is written moves, what is read moves while work memory is less than
-   * half full and is borrowed as a copy otherwise. `release` gives the copies back.
+   * Brings operands to work memory for one call: what is written moves; what is read whole moves while work memory is less
+   * than half full; else the elements it reads are borrowed as a copy. `release` gives the copies back.
    */
   forWork(operands: readonly Operand[], written: ReadonlySet<object>): { operands: Operand[]; release: () => void } {
-    const borrowed = new Map<object, CpuBuffer>();
+    const borrowed: CpuBuffer[] = [];
     const release = () => {
-      for (const copy of borrowed.values()) this.free(copy);
+      for (const copy of borrowed) this.free(copy);
     };
     try {
       const placed = operands.map((operand) => {
         const buffer = operand.buffer as CpuBuffer;
         if (!buffer.inStore) return operand;
+        const [start, end] = spanOf(operand);
+        const isWhole = end - start === buffer.byteLength;
         const isRoomy = this.#work.liveBytes + buffer.byteLength < this.#work.limitBytes / 2;
-        if (written.has(buffer) || isRoomy) {
+        if (written.has(buffer) || (isWhole && isRoomy)) {
           this.#moveToWork(buffer);
           return operand;
         }
-        let copy = borrowed.get(buffer);
-        if (!copy) {
-          copy = this.allocate(buffer.byteLength);
-          this.bytesOf(copy).set(this.bytesOf(buffer));
-          borrowed.set(buffer, copy);
-        }
-        return { ...operand, buffer: copy };
+        const copy = this.allocate(end - start);
+        borrowed.push(copy);
+        this.bytesOf(copy).set(this.bytesOf(buffer).subarray(start, end));
+        return { ...operand, buffer: copy, offset: 0 };
       });
       return { operands: placed, release };
     } catch (error) {
