@@ -43,7 +43,8 @@ export async function readTextRows(
   const paragraphs = await readParagraphs(files, path, maxLineBytes, hash, sink);
   const lineCount = paragraphs.reduce((sum, { lines }) => sum + lines.length, 0);
   const parted = paragraphs.length > 1 && lineCount <= paragraphs.length * maxMeanParagraphLines;
-  const rows = (sampleBy ?? (parted ? 'paragraph' : 'line')) === 'paragraph' ? paragraphs.map(joined) : paragraphs.flatMap(apart);
+  const rows =
+    (sampleBy ?? (parted ? 'paragraph' : 'line')) === 'paragraph' ? paragraphs.map(joined) : paragraphs.flatMap(apart);
   for (const { line, text } of rows) if (text !== undefined) sink.add(line, { text });
 }
 
