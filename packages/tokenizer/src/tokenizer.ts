@@ -269,7 +269,7 @@ class PipelineTokenizer implements Tokenizer {
   #requireTemplate(): ChatTemplate {
     if (this.#template === undefined)
       throw new TemplateError(
-        'chat template: a chat needs a template: this tokenizer has none. Pass `chatTemplate`, or use plain text.',
+        'chat template: a chat needs a template: this tokenizer has none. Pass `chatTemplate` (`chatTemplates.plain` suits any model), or use plain text.',
       );
     return this.#template;
   }
