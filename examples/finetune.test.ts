@@ -22,6 +22,8 @@ it('examples/finetune.ts: the loss falls on held-out rows, the adapter loads aga
       dataPath: 'chats.jsonl',
       outputDir: 'out',
       steps: 30,
+      batchSize: 4,
+      learningRate: 2e-3,
       print: (line) => lines.push(line),
     });
   const { losses, before, after, answer } = await run();
