@@ -232,6 +232,14 @@ describe('bad numbers and masked rows', () => {
     expect(error.message).toMatch(/step 1 .*proj\.bias.*No checkpoint was written yet/);
     expect(await parameterBytes(model)).toEqual(before);
   });
+  it('stops where an overflow hides behind a finite loss: every gradient exactly 0', async () => {
+    const model = new TinyModel(referenceBackend());
+    const loss = (batch: Parameters<ReturnType<typeof tinyLoss>>[0], o: { normalizer: number }) =>
+      tinyLoss(model)(batch, o).mul(0).add(7);
+    const error = (await tinyRun({ model, loss }).catch((e: unknown) => e)) as Error;
+    expect(error).toBeInstanceOf(NonFiniteError);
+    expect(error.message).toMatch(/at step 1 .*every gradient is exactly 0 while the loss is 7/);
+  });
   it('a learning rate of 1e30 ends in that error, not in NaN weights on the disk', async () => {
     const error = (await tinyRun({ learningRate: 1e30, saveSteps: 1 }).catch((e: unknown) => e)) as Error;
     expect(error).toBeInstanceOf(NonFiniteError);

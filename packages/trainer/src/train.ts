@@ -63,6 +63,9 @@ export async function* train<B extends TrainBatch>(
   }
 }
 
+/** A loss above this with no gradient at all is a broken model, not a learned one (a learned one has loss 0 to f32). */
+const vanishedLoss = 1e-3;
+
 class Run<B extends TrainBatch> {
   readonly #model: ModuleLike;
   readonly #loss: LossFunction<B>;
@@ -292,6 +295,11 @@ class Run<B extends TrainBatch> {
     try {
       const loss = await this.#readLoss(made.losses, step, rows);
       const { norm, scale } = await this.#clip(made.gradients, step, rows);
+      // Overflow can hide: an infinite sum of squares under rsqrt makes every activation 0, and the loss stays finite.
+      if (norm === 0 && loss > vanishedLoss)
+        throw new NonFiniteError(
+          this.#nonFinite(step, rows, `every gradient is exactly 0 while the loss is ${loss}: an overflow`),
+        );
       scope(() => this.#optimizer.step(made.gradients, { gradScale: scale, lrFactor }));
       return { loss, gradNorm: norm };
     } finally {
