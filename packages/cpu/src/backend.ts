@@ -10,8 +10,11 @@ import {
 import { type CpuBuffer, inStore } from './buffer.ts';
 import { type Chosen, type CpuOptions, choose } from './features.ts';
 import type { Kernel } from './kernel.ts';
+import { blockRows, blockSteps } from './kernels/attention-frame.ts';
 import { Elementwise } from './kernels/elementwise-plan.ts';
+import { blockK } from './kernels/matmul.ts';
 import { pairedTile, plainTile } from './kernels/micro.ts';
+import { blockElements } from './kernels/reduce.ts';
 import { makeKernels } from './kernels/registry.ts';
 import { LinearMemory, maxStorePages } from './memory.ts';
 import { Placement } from './placement.ts';
@@ -122,6 +125,7 @@ export class CpuBackend implements Backend {
       threads,
       sharedMemory: shared,
       relaxedSimd: relaxed,
+      determinism: `k ${blockK}, row blocks ${blockElements}, attention ${blockRows}x${blockSteps}, ${globalThis.process?.arch ?? 'browser'}`,
       revectorize,
       matmulTile: revectorize ? '6x16' : '4x8',
       workMemoryLimitBytes: memory.limitBytes,
