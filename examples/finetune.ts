@@ -3,7 +3,7 @@
  *
  *   node examples/finetune.ts [MODEL_DIR] [CHATS.jsonl] [OUTPUT_DIR]
  *
- * Without arguments: the demo's base model and rows, half a minute on two cores.
+ * Without arguments: the demo's base model and rows, some ten seconds on two cores.
  *
  * `train` of @lorikeet/trainer is this loop with accumulation, checkpoints, exact resumption and a log; sample-finetune/ uses it.
  */
@@ -66,7 +66,7 @@ export async function finetune(options: FinetuneOptions) {
   // adapter_config.json and adapter_model.safetensors, as PEFT writes and reads them.
   await saveAdapter(files, joinPath(outputDir, 'adapter'), model, { overwrite: true });
 
-  const [question] = rows[0]!.kind === 'chat' ? rows[0]!.messages : [];
+  const [question] = split.test[0]!.kind === 'chat' ? split.test[0]!.messages : [];
   const answer = question ? await ask(model, tokenizer, question.content) : '';
   print(`${question?.content}\n-> ${answer}`);
   return { losses, before, after, answer };
