@@ -13,7 +13,7 @@ import { withBackend } from '../model/open-backend.ts';
 import { openModel } from '../model/open-model.ts';
 import type { Output } from '../output.ts';
 import { formatPercent } from '../terminal/format.ts';
-import { quoteWord } from '../terminal/shell.ts';
+import { commandLine, shortPath } from '../terminal/shell.ts';
 import { catchInterrupts } from '../training/interrupt.ts';
 import { defaultLossOn, loadRows } from '../training/prepare-data.ts';
 import { runTraining, type TrainingOutcome } from '../training/run-training.ts';
@@ -55,7 +55,7 @@ async function runDemo(files: FileSystem, config: ResolvedConfig, flags: DemoFla
   const outcome = await trainDemo(files, config, flags, output);
   if (outcome.status !== 'finished') {
     output.result({ command: 'demo', status: outcome.status, step: outcome.step });
-    output.print(`Stopped after step ${outcome.step}. Begin again with: lorikeet demo`);
+    output.print(`Stopped after step ${outcome.step}. Begin again with: ${commandLine(['demo'])}`);
     return;
   }
   output.print(output.style('\n3. After: the saved adapter, measured in a new process', 'bold'));
@@ -67,7 +67,7 @@ async function runDemo(files: FileSystem, config: ResolvedConfig, flags: DemoFla
   output.result({ command: 'demo', status: 'finished', ...report.summary, dialogues: report.dialogues, report: page });
   output.print(`\n${renderDemoText(report, output.columns)}`);
   output.print(
-    `\nadapter  ${outcome.adapter}\nreport   ${page}\n\nTalk to it beside the base:\n  ${report.chatCommand}`,
+    `\nadapter  ${shortPath(outcome.adapter!)}\nreport   ${shortPath(page)}\n\nTalk to it beside the base:\n  ${report.chatCommand}`,
   );
 }
 
@@ -146,7 +146,7 @@ function childError(code: number | null, stdout: string, stderr: string): CliErr
 
 function makeReport(config: ResolvedConfig, before: Measured, outcome: TrainingOutcome, after: EvalResult): DemoReport {
   const { end, adapter } = outcome;
-  const chat = ['lorikeet', 'chat', '--compare', '-m', config.model.path, '-a', adapter!];
+  const chat = ['chat', '--compare', '-m', shortPath(config.model.path), '-a', shortPath(adapter!)];
   return {
     summary: {
       evalLossBefore: before.evaluation.evalLoss,
@@ -163,7 +163,7 @@ function makeReport(config: ResolvedConfig, before: Measured, outcome: TrainingO
     },
     dialogues: dialoguesOf(before, after),
     losses: outcome.losses,
-    chatCommand: chat.map(quoteWord).join(' '),
+    chatCommand: commandLine(chat),
   };
 }
 

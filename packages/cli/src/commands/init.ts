@@ -8,6 +8,7 @@ import { type NewConfig, printCommentedConfig } from '../config/print-config.ts'
 import { userError } from '../errors.ts';
 import { loadTokenizer, requireDirectory, requireFile } from '../model/load-tokenizer.ts';
 import { formatCount } from '../terminal/format.ts';
+import { commandLine } from '../terminal/shell.ts';
 import { defaultLossOn } from '../training/prepare-data.ts';
 
 interface InitFlags {
@@ -51,7 +52,7 @@ export function initCommand(begin: Begin): Command {
       });
       output.print(`Wrote ${out} for ${formatCount(dataset.rows.length)} rows of the format ${dataset.format}.`);
       if (!seen) output.print(`Set model.path in it: no --model was given.`);
-      output.print(`\nTrain with:\n  lorikeet train -c ${flags.out}`);
+      output.print(`\nTrain with:\n  ${commandLine(['train', '-c', flags.out])}`);
     });
 }
 

@@ -7,7 +7,7 @@ import type { ResolvedConfig } from '../config/schema.ts';
 import { withBackend } from '../model/open-backend.ts';
 import type { Output } from '../output.ts';
 import { formatCount, formatDuration } from '../terminal/format.ts';
-import { quoteWord } from '../terminal/shell.ts';
+import { commandLine, shortPath } from '../terminal/shell.ts';
 import { renderFields } from '../terminal/table.ts';
 import { catchInterrupts } from '../training/interrupt.ts';
 import { runTraining, summaryOf, type TrainingOutcome } from '../training/run-training.ts';
@@ -68,7 +68,7 @@ function overridesOf({ set, maxSteps, outputDir }: TrainOptions): string[] {
 
 function resumeCommand(options: TrainOptions): string {
   const again = overridesOf(options).flatMap((text) => ['--set', text]);
-  return ['lorikeet', 'train', '-c', options.config, ...again, '--resume', 'auto'].map(quoteWord).join(' ');
+  return commandLine(['train', '-c', options.config, ...again, '--resume', 'auto']);
 }
 
 function report(outcome: TrainingOutcome, config: ResolvedConfig, options: TrainOptions, output: Output): void {
@@ -104,6 +104,6 @@ function report(outcome: TrainingOutcome, config: ResolvedConfig, options: Train
     ]),
   );
   output.print(
-    `\nTalk to it beside the base:\n  ${['lorikeet', 'chat', '--compare', '-m', config.model.path, '-a', adapter!].map(quoteWord).join(' ')}`,
+    `\nTalk to it beside the base:\n  ${commandLine(['chat', '--compare', '-m', shortPath(config.model.path), '-a', shortPath(adapter!)])}`,
   );
 }

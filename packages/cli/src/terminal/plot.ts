@@ -22,7 +22,8 @@ const dots = [
   [0x40, 0x80],
 ] as const;
 
-const short = (value: number): string => (Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3));
+const short = (value: number): string =>
+  Number.isInteger(value) || Math.abs(value) >= 100 ? value.toFixed(0) : value.toPrecision(3);
 
 /** A line through points of rising x, in braille dots, with the ends of both axes named. Points that are not finite are left out. */
 export function renderPlot(given: readonly Point[], options: PlotOptions = {}): string {

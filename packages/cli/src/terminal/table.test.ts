@@ -55,10 +55,10 @@ test('a plot draws a falling line from the upper left to the lower right', () =>
     { columns: 10, rows: 3, title: 'loss', xLabel: 'step' },
   ).split('\n');
   expect(lines[0]).toBe('loss');
-  expect(lines[1]).toMatch(/^4\.00 │\S/);
-  expect(lines[1]!.codePointAt(6)).not.toBe(0x2800);
+  expect(lines[1]).toMatch(/^4 │\S/);
+  expect(lines[1]!.codePointAt(3)).not.toBe(0x2800);
   expect(lines[3]!.codePointAt(lines[3]!.length - 1)).not.toBe(0x2800);
-  expect(lines.at(-1)).toMatch(/1\.00 step\s+5\.00$/);
+  expect(lines.at(-1)).toMatch(/1 step\s+5$/);
 });
 
 test('a plot of nothing, or of numbers that are not finite, says so', () => {
