@@ -12,6 +12,7 @@ import { parseArgs } from 'node:util';
 import { type Backend, memory } from '@lorikeet/tensor';
 import { type BackendName, backendNames, openBackend } from './backends.ts';
 import { runners } from './families.ts';
+import { makeOpTable, opTableLines } from './op-table.ts';
 import { unrecordedOps } from './ops.ts';
 import { type Recording, readRecordings } from './recording.ts';
 import { type CaseResult, failureLines, rowsOf, tableLines } from './report.ts';
@@ -95,6 +96,7 @@ async function main(args: readonly string[]): Promise<number> {
       .join(', ')}\n`,
   );
   for (const line of [...tableLines(rows), '', ...failureLines(results)]) console.log(line);
+  for (const line of [...opTableLines(await makeOpTable(options.backends)), '']) console.log(line);
   for (const name of missing)
     console.log(`FAILED no recording reaches op ${name}: add a case, or a reason in conformance/ops.ts`);
   for (const reason of new Set(results.flatMap((r) => (r.outcome === 'skipped' ? [`${r.backend}: ${r.reason}`] : []))))
