@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { tensor } from '@lorikeet/tensor';
 import { afterEach, expect, test } from 'vitest';
 import { parseSwitches } from './features.ts';
@@ -39,6 +40,29 @@ test('the plainest variant computes the same integers and says what it is', asyn
   for (let p = 0; p < 40; p++) sum += x[29 * 40 + p]! * y[p * 20 + 19]!;
   expect((await out.data()).at(-1)).toBe(sum);
   await backend.close();
+});
+
+test('without shared memory, as in a page that is not isolated, one thread computes', () => {
+  const [index, tensors] = [new URL('./index.ts', import.meta.url).href, import.meta.resolve('@lorikeet/tensor')];
+  const body = `
+    delete globalThis.SharedArrayBuffer;
+    const { cpu } = await import(${JSON.stringify(index)});
+    const { tensor } = await import(${JSON.stringify(tensors)});
+    const backend = await cpu({ threads: 4 });
+    const { threads, sharedMemory, storeLimitBytes, switchedOff } = backend.describe();
+    const x = tensor([[1, 2], [3, 4]], { backend });
+    console.log(JSON.stringify([threads, sharedMemory, storeLimitBytes, switchedOff, await x.matmul(x).toArray()]));`;
+  const text = execFileSync(process.execPath, ['--input-type=module', '-e', body], { encoding: 'utf8' });
+  expect(JSON.parse(text)).toEqual([
+    1,
+    false,
+    0,
+    [],
+    [
+      [7, 10],
+      [15, 22],
+    ],
+  ]);
 });
 
 test('a kernel that fails its self-test is left out, by name', async () => {
