@@ -8,6 +8,7 @@ export {
 export {
   adapterConfigName,
   adapterWeightsName,
+  chatTemplateName,
   type SaveAdapterOptions,
   saveAdapter,
   type WriteAdapterOptions,

@@ -208,6 +208,15 @@ describe('saveAdapter', () => {
     expect(outcomes.every(({ failed, r }) => (failed ? r === 2 || r === 5 : r === 5))).toBe(true);
     expect(outcomes.filter(({ failed, r }) => failed && r === 2).length).toBeGreaterThan(calls / 2);
   });
+  it('holds the chat template it was trained with, and can be replaced with or without one', async () => {
+    const files = memoryFiles();
+    await saveAdapter(files, 'out', tuned(), { chatTemplate: '{{ bos_token }}한국어' });
+    expect(await readText(files, 'out/chat_template.jinja')).toBe('{{ bos_token }}한국어');
+    await expect(loadAdapter(files, 'out', toy())).resolves.toBeDefined();
+    await saveAdapter(files, 'out', tuned(), { overwrite: true });
+    expect(await files.list('out')).not.toContain('chat_template.jinja');
+  });
+
   it('writes into a part of something larger without a manifest', async () => {
     const files = memoryFiles();
     await files.makeDirectory('checkpoint-4');

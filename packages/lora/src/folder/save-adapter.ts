@@ -11,12 +11,16 @@ import { modelCard } from './model-card.ts';
 export const adapterConfigName = 'adapter_config.json';
 export const adapterWeightsName = 'adapter_model.safetensors';
 const readmeName = 'README.md';
+/** Where transformers looks for a chat template. */
+export const chatTemplateName = 'chat_template.jinja';
 
 export interface WriteAdapterOptions {
   /** Written to adapter_config.json so that Python finds the base. @defaultValue the configuration's */
   readonly baseModelNameOrPath?: string;
   /** Write an adapter whose every update is zero, as it is before the first step. @defaultValue false: an error */
   readonly allowZero?: boolean;
+  /** The chat template it was trained with, where that is not the base's own: written beside it as chat_template.jinja, as TRL does. */
+  readonly chatTemplate?: string | undefined;
 }
 
 export interface SaveAdapterOptions extends WriteAdapterOptions {
@@ -55,14 +59,14 @@ async function checkedEntries(model: ModuleLike, state: AdapterState, allowZero:
 }
 
 /**
- * Writes adapter_model.safetensors, adapter_config.json and README.md into a directory that is there, each file atomically.
+ * Writes adapter_model.safetensors, adapter_config.json, README.md and, where one is given, chat_template.jinja into a directory that is there, each file atomically.
  * For a folder of its own use saveAdapter; this is for a part of something larger (a checkpoint that is written as a whole).
  */
 export async function writeAdapterFiles(
   files: FileSystem,
   dir: string,
   model: ModuleLike,
-  { baseModelNameOrPath, allowZero = false }: WriteAdapterOptions = {},
+  { baseModelNameOrPath, allowZero = false, chatTemplate }: WriteAdapterOptions = {},
 ): Promise<void> {
   const state = requireAdapter('saveAdapter', model);
   const config = baseModelNameOrPath === undefined ? state.config : { ...state.config, baseModelNameOrPath };
@@ -70,6 +74,7 @@ export async function writeAdapterFiles(
   await writeSafetensors(files, joinPath(dir, adapterWeightsName), entries, { format: 'pt' });
   await writeAtomic(files, joinPath(dir, adapterConfigName), adapterConfigJson(config, state.targets));
   await writeAtomic(files, joinPath(dir, readmeName), modelCard(config, state.targets));
+  if (chatTemplate !== undefined) await writeAtomic(files, joinPath(dir, chatTemplateName), chatTemplate);
 }
 
 /** What stands at the target must be nothing, an empty directory, or (with overwrite) an adapter folder and nothing else. */
@@ -79,7 +84,7 @@ async function checkTarget(files: FileSystem, dir: string, overwrite: boolean): 
   if (kind === 'file') throw new FileError('ENOTDIR', dir, `saveAdapter: ${dir} must be a directory: it is a file.`);
   const names = await files.list(dir);
   if (names.length === 0) return;
-  const ours = new Set([adapterConfigName, adapterWeightsName, readmeName, manifestName]);
+  const ours = new Set([adapterConfigName, adapterWeightsName, readmeName, chatTemplateName, manifestName]);
   const foreign = names.filter((name) => !ours.has(name));
   if (foreign.length > 0)
     throw new FileError(
