@@ -41,6 +41,14 @@ export function withModel(command: Command): Command {
     .option('-a, --adapter <dir>', 'folder of an adapter, or of the run that made it');
 }
 
+/** Adds `--chat-template`. */
+export function withChatTemplate(command: Command): Command {
+  return command.option(
+    '--chat-template <name|file>',
+    "plain, phi3, or a Jinja file (default: the adapter's, else the model's)",
+  );
+}
+
 /** Parses a whole number of at least `least`. */
 export function wholeNumber(least: number): (text: string) => number {
   return (text) => {

@@ -1,10 +1,10 @@
 import { createInterface } from 'node:readline/promises';
 import { setAdapterEnabled } from '@lorikeet/lora';
-import type { Tokenizer } from '@lorikeet/tokenizer';
 import type { ChatTurn } from '@lorikeet/trainer';
 import type { Command } from 'commander';
-import { type Begin, type DeviceOptions, makeCommand, withDevice, withModel } from '../command.ts';
+import { type Begin, type DeviceOptions, makeCommand, withChatTemplate, withDevice, withModel } from '../command.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
+import { requireTemplate } from '../model/chat-template.ts';
 import { generateText, type TextOptions } from '../model/generate-text.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, type OpenedModel, openModel } from '../model/open-model.ts';
@@ -14,6 +14,7 @@ import { type SamplingFlags, textOptions, withSampling } from './generate.ts';
 interface ChatFlags extends DeviceOptions, SamplingFlags {
   readonly model?: string;
   readonly adapter?: string;
+  readonly chatTemplate?: string;
   readonly compare?: boolean;
   readonly system?: string;
 }
@@ -28,7 +29,7 @@ interface Exchange {
 /** `lorikeet chat`: talk to a model; with --compare to the base and the tuned model at once. */
 export function chatCommand(begin: Begin): Command {
   return withSampling(
-    withDevice(withModel(makeCommand('chat', 'talk to a model; /reset begins anew, /quit ends'))),
+    withChatTemplate(withDevice(withModel(makeCommand('chat', 'talk to a model; /reset begins anew, /quit ends')))),
     512,
   )
     .option('--compare', 'answer with the base model and with the adapter')
@@ -43,18 +44,11 @@ export function chatCommand(begin: Begin): Command {
       const paths = await findModelPaths(files, flags);
       await withBackend(flags, async (backend) => {
         const opened = await openModel(files, paths, backend, output);
-        requireTemplate(opened.tokenizer);
+        requireTemplate(opened.tokenizer, 'chat', 'option');
         const chat = new Chat(opened, options, flags, output);
         await chat.run();
         output.result({ command: 'chat', turns: chat.exchanges });
       });
-    });
-}
-
-function requireTemplate(tokenizer: Tokenizer): void {
-  if (tokenizer.chatTemplate === undefined)
-    throw userError('chat: the model must have a chat template: its tokenizer has none.', {
-      fix: 'Use lorikeet generate --raw, or add chat_template.jinja to the model folder.',
     });
 }
 

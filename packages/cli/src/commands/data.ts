@@ -3,8 +3,9 @@ import type { FileSystem } from '@lorikeet/files';
 import type { Tokenizer } from '@lorikeet/tokenizer';
 import { type ChatDataset, type LossOn, loadChatDataset, previewRow, tokenizeRows } from '@lorikeet/trainer';
 import { type Command, Option } from 'commander';
-import { type Begin, makeCommand, wholeNumber } from '../command.ts';
+import { type Begin, makeCommand, wholeNumber, withChatTemplate } from '../command.ts';
 import { exitCodes, withExitCode } from '../errors.ts';
+import { chatTemplateFlag, needsTemplate, requireTemplate } from '../model/chat-template.ts';
 import { loadTokenizer, requireFile } from '../model/load-tokenizer.ts';
 import type { Output } from '../output.ts';
 import { formatCount } from '../terminal/format.ts';
@@ -13,6 +14,7 @@ import { defaultLossOn } from '../training/prepare-data.ts';
 
 interface DataFlags {
   readonly model?: string;
+  readonly chatTemplate?: string;
   readonly maxLength: number;
   readonly lossOn?: LossOn;
   readonly onBadRow: 'error' | 'skip';
@@ -21,8 +23,8 @@ interface DataFlags {
 }
 
 const withData = (command: Command): Command =>
-  command
-    .argument('<file>', 'JSONL or JSON file of rows')
+  withChatTemplate(command)
+    .argument('<file>', 'file of rows: JSONL, JSON, or .txt of plain text')
     .option('-m, --model <dir>', 'model folder, for its tokenizer and chat template')
     .option('--max-length <n>', 'tokens; longer rows are cut', wholeNumber(2), 1024)
     .addOption(new Option('--loss-on <what>', 'which tokens are learned').choices(['all', 'completion', 'assistant']))
@@ -61,8 +63,10 @@ interface Loaded {
 async function load(files: FileSystem, file: string, flags: DataFlags): Promise<Loaded> {
   const path = resolve(file);
   await requireFile(files, path, 'data');
-  const tokenizer = flags.model === undefined ? undefined : await loadTokenizer(files, resolve(flags.model));
+  const choice = chatTemplateFlag(flags.chatTemplate);
+  const tokenizer = flags.model === undefined ? undefined : await loadTokenizer(files, resolve(flags.model), choice);
   const dataset = await loadChatDataset(files, path, { onBadRow: flags.onBadRow });
+  if (tokenizer && needsTemplate(dataset.rows)) requireTemplate(tokenizer, 'data', 'option');
   return { dataset, tokenizer, lossOn: flags.lossOn ?? defaultLossOn(dataset.rows[0]!) };
 }
 

@@ -2,9 +2,18 @@ import { resolve } from 'node:path';
 import type { FileSystem } from '@lorikeet/files';
 import { type BootstrapDifference, bootstrapDifference, loadChatDataset } from '@lorikeet/trainer';
 import { type Command, Option } from 'commander';
-import { type Begin, type DeviceOptions, makeCommand, wholeNumber, withDevice, withModel } from '../command.ts';
+import {
+  type Begin,
+  type DeviceOptions,
+  makeCommand,
+  wholeNumber,
+  withChatTemplate,
+  withDevice,
+  withModel,
+} from '../command.ts';
 import { loadConfig } from '../config/load-config.ts';
 import { userError } from '../errors.ts';
+import { choosesTemplate } from '../model/chat-template.ts';
 import { requireFile } from '../model/load-tokenizer.ts';
 import { type HeldOut, type Measured, measureModel } from '../model/measure.ts';
 import { withBackend } from '../model/open-backend.ts';
@@ -19,6 +28,7 @@ interface EvalFlags extends DeviceOptions {
   readonly model?: string;
   readonly adapter?: string;
   readonly data?: string;
+  readonly chatTemplate?: string;
   readonly exact?: boolean;
   readonly samples: number;
   readonly only?: 'base' | 'tuned';
@@ -33,7 +43,8 @@ interface Subject extends HeldOut {
 
 /** `lorikeet eval`: base and tuned on the same held-out rows, with an interval of the difference. */
 export function evalCommand(begin: Begin): Command {
-  return withDevice(withModel(makeCommand('eval', 'compare base and tuned model on held-out rows')))
+  const command = makeCommand('eval', 'compare base and tuned model on held-out rows');
+  return withChatTemplate(withDevice(withModel(command)))
     .option('-c, --config <file>', 'configuration of the run: its model, its held-out rows, its adapter')
     .option('-d, --data <file>', 'held-out rows, instead of those of the configuration')
     .option('--exact', 'also generate every answer and count those that are exactly right')
@@ -84,8 +95,10 @@ async function subjectOfConfig(files: FileSystem, file: string, flags: EvalFlags
       fix: 'Add --data FILE, or set data.eval.',
     });
   const adapter = flags.adapter ?? (flags.only === 'base' ? undefined : runPaths(config.training.outputDir).adapter);
+  const paths = await findModelPaths(files, { ...flags, model: flags.model ?? config.model.path, adapter });
+  const template = paths.template ?? (choosesTemplate(config.model) ? config.model : undefined);
   return {
-    paths: await findModelPaths(files, { model: flags.model ?? config.model.path, adapter }),
+    paths: { ...paths, template },
     rows: sets.evaluation.slice(0, flags.limit),
     path: sets.evalPath,
     maxLength: flags.maxLength ?? config.data.maxLength,

@@ -8,10 +8,12 @@ import {
   makeCommand,
   numberWhere,
   wholeNumber,
+  withChatTemplate,
   withDevice,
   withModel,
 } from '../command.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
+import { requireTemplate } from '../model/chat-template.ts';
 import { generateText, type TextOptions } from '../model/generate-text.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, openModel } from '../model/open-model.ts';
@@ -77,6 +79,7 @@ interface GenerateFlags extends DeviceOptions, SamplingFlags {
   readonly model?: string;
   readonly adapter?: string;
   readonly prompt?: string;
+  readonly chatTemplate?: string;
   readonly chat?: boolean;
   readonly raw?: boolean;
 }
@@ -84,7 +87,7 @@ interface GenerateFlags extends DeviceOptions, SamplingFlags {
 /** `lorikeet generate`: one text from one prompt. */
 export function generateCommand(begin: Begin): Command {
   const command = withSampling(
-    withDevice(withModel(makeCommand('generate', 'continue a prompt, or answer it as a chat'))),
+    withChatTemplate(withDevice(withModel(makeCommand('generate', 'continue a prompt, or answer it as a chat')))),
     256,
   );
   return command
@@ -103,6 +106,7 @@ export function generateCommand(begin: Begin): Command {
       await withBackend(flags, async (backend) => {
         const { model, tokenizer } = await openModel(files, paths, backend, output);
         const isChat = flags.chat ?? (!flags.raw && tokenizer.chatTemplate !== undefined);
+        if (isChat) requireTemplate(tokenizer, 'generate', 'option');
         const promptIds = await promptTokens(tokenizer, prompt, isChat);
         const start = performance.now();
         const made = await withExitCode(exitCodes.user, () =>

@@ -1,11 +1,13 @@
 import { basename, dirname, relative, resolve, sep } from 'node:path';
 import { type FileSystem, writeAtomic } from '@lorikeet/files';
 import { readPhi3Config } from '@lorikeet/phi3';
+import type { ChatTemplateName } from '@lorikeet/tokenizer';
 import { type ChatDataset, loadChatDataset, tokenizeRows } from '@lorikeet/trainer';
 import type { Command } from 'commander';
 import { type Begin, makeCommand } from '../command.ts';
 import { type NewConfig, printCommentedConfig } from '../config/print-config.ts';
 import { userError } from '../errors.ts';
+import { needsTemplate } from '../model/chat-template.ts';
 import { loadTokenizer, requireDirectory, requireFile } from '../model/load-tokenizer.ts';
 import { formatCount } from '../terminal/format.ts';
 import { commandLine } from '../terminal/shell.ts';
@@ -25,7 +27,7 @@ const lengthSteps = [128, 256, 512, 1024, 2048, 4096];
 /** `lorikeet init`: looks at a data file and writes a configuration that trains it. */
 export function initCommand(begin: Begin): Command {
   return makeCommand('init', 'write a commented configuration for a data file')
-    .argument('<data>', 'JSONL or JSON file of rows')
+    .argument('<data>', 'file of rows: JSONL, JSON, or .txt of plain text')
     .option('-m, --model <dir>', 'folder of the base model')
     .option('-o, --out <file>', 'file to write', 'finetune.yaml')
     .option('--force', 'replace the file if it is there')
@@ -58,16 +60,20 @@ export function initCommand(begin: Begin): Command {
 
 interface Seen {
   readonly maxLength: number;
+  /** Set where rows are chats and the model has no template of its own. */
+  readonly chatTemplate: ChatTemplateName | undefined;
 }
 
 /** The context that the rows need, at most that of the model. */
 async function lookAtModel(files: FileSystem, dir: string, dataset: ChatDataset): Promise<Seen> {
-  const tokenizer = await loadTokenizer(files, dir);
+  const own = await loadTokenizer(files, dir);
+  const chatTemplate = needsTemplate(dataset.rows) && own.chatTemplate === undefined ? 'plain' : undefined;
+  const tokenizer = chatTemplate ? await loadTokenizer(files, dir, { chatTemplate }) : own;
   const { maxPositionEmbeddings } = await readPhi3Config(files, dir);
   const lossOn = defaultLossOn(dataset.rows[0]!);
   const { report } = tokenizeRows(dataset.rows.slice(0, 2000), tokenizer, { lossOn, maxLength: maxPositionEmbeddings });
   const needed = lengthSteps.find((length) => length >= report.longestTokens) ?? lengthSteps.at(-1)!;
-  return { maxLength: Math.min(needed, maxPositionEmbeddings) };
+  return { maxLength: Math.min(needed, maxPositionEmbeddings), chatTemplate };
 }
 
 /** A path as the configuration writes it: relative to its folder where that is short. */
@@ -89,7 +95,10 @@ function newConfig(
   const batch = rows < 64 ? 2 : 8;
   const maxLength = seen?.maxLength ?? 1024;
   return {
-    model: { path: flags.model === undefined ? `./${usualModelDir}` : fromConfig(out, resolve(flags.model)) },
+    model: {
+      path: flags.model === undefined ? `./${usualModelDir}` : fromConfig(out, resolve(flags.model)),
+      ...(seen?.chatTemplate === undefined ? {} : { chatTemplate: seen.chatTemplate }),
+    },
     data: {
       train: fromConfig(out, dataPath),
       ...(rows < 10 ? { testSize: 0 } : { testSize: 0.1 }),

@@ -1,6 +1,6 @@
 import { dirname, resolve } from 'node:path';
 import { FileError, type FileSystem, joinPath, manifestName, writeAtomic, writeDirectoryAtomic } from '@lorikeet/files';
-import { mergeAndUnload } from '@lorikeet/lora';
+import { chatTemplateName, mergeAndUnload } from '@lorikeet/lora';
 import { savePhi3 } from '@lorikeet/phi3';
 import type { Command } from 'commander';
 import { type Begin, type DeviceOptions, makeCommand, withDevice, withModel } from '../command.ts';
@@ -40,7 +40,9 @@ export function mergeCommand(begin: Begin): Command {
         await files.makeDirectory(dirname(out));
         await writeDirectoryAtomic(files, out, async (draft) => {
           names = await savePhi3(files, draft, model);
-          names.push(...(await copyCompanions(files, paths.modelDir, draft)));
+          names.push(...(await copyCompanions(files, paths.modelDir, draft, companions)));
+          // The merged model speaks as it was trained to.
+          names.push(...(await copyCompanions(files, paths.adapterDir!, draft, [chatTemplateName])));
         });
         return [...new Set(names)].sort();
       });
@@ -49,9 +51,14 @@ export function mergeCommand(begin: Begin): Command {
     });
 }
 
-async function copyCompanions(files: FileSystem, from: string, to: string): Promise<string[]> {
+async function copyCompanions(
+  files: FileSystem,
+  from: string,
+  to: string,
+  names: readonly string[],
+): Promise<string[]> {
   const present: string[] = [];
-  for (const name of companions) {
+  for (const name of names) {
     const path = joinPath(from, name);
     if ((await files.kind(path)) !== 'file') continue;
     await writeAtomic(files, joinPath(to, name), await files.read(path));

@@ -64,7 +64,13 @@ function withAbsolutePaths(
   // A path on the command line is relative to where the user stands.
   const from = (section: SectionName, key: string): string => (late[section].has(key) ? process.cwd() : base);
   return {
-    model: { ...model, path: resolve(from('model', 'path'), model.path) },
+    model: {
+      ...model,
+      path: resolve(from('model', 'path'), model.path),
+      ...(model.chatTemplatePath === undefined
+        ? {}
+        : { chatTemplatePath: resolve(from('model', 'chatTemplatePath'), model.chatTemplatePath) }),
+    },
     data: {
       ...data,
       train: resolve(from('data', 'train'), data.train),

@@ -196,6 +196,7 @@ const trainingHandlers: Record<string, Handler> = {
     value === 'random' || value === 'sequential'
       ? { section: 'data', key: 'order', value }
       : { refused: 'this sampling strategy' },
+  chatTemplatePath: rename('model', 'chatTemplatePath'),
   maxLength: rename('data', 'maxLength'),
   packing: rename('data', 'packing'),
   maxSeqLength: rename('data', 'maxLength', 'max_seq_length'),

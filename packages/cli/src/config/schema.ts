@@ -1,5 +1,6 @@
 /** What a configuration may say: every key with its values, default, unit and meaning, in one place. */
 import { schedules } from '@lorikeet/nn';
+import { type ChatTemplateName, chatTemplateNames } from '@lorikeet/tokenizer';
 import * as z from 'zod';
 
 const whole = (least: number) => z.int().min(least);
@@ -13,12 +14,19 @@ const scheduleNames = Object.keys(schedules) as [keyof typeof schedules, ...(key
 export const modelSchema = z.strictObject({
   path: text.describe('Folder of the base model: config.json, tokenizer.json, *.safetensors'),
   revision: text.optional().describe('Recorded in the adapter for Python; a folder has no revisions'),
+  chatTemplate: z
+    .enum(chatTemplateNames as [ChatTemplateName, ...ChatTemplateName[]])
+    .optional()
+    .describe("Chat template by name, instead of the model's; plain suits models without chat tokens"),
+  chatTemplatePath: text
+    .optional()
+    .describe("Chat template instead of the model's: a Jinja file, or a folder with a tokenizer that has one"),
   allowNonfinite: z.boolean().default(false).describe('Train although base weights hold NaN or infinity'),
 });
 
 /** The data. */
 export const dataSchema = z.strictObject({
-  train: text.describe('File of training rows: JSONL or JSON'),
+  train: text.describe('File of training rows: JSONL, JSON, or .txt of plain text'),
   eval: text.optional().describe('File of held-out rows; without it, testSize takes some of train'),
   testSize: z
     .number()
@@ -30,6 +38,10 @@ export const dataSchema = z.strictObject({
     .enum(['messages', 'conversations', 'prompt-completion', 'alpaca', 'question-answer', 'text'])
     .optional()
     .describe('Format of the rows; found by looking'),
+  sampleBy: z
+    .enum(['line', 'paragraph'])
+    .optional()
+    .describe('What one row of a .txt file is; default: a paragraph where blank lines part the text'),
   lossOn: z
     .enum(['all', 'completion', 'assistant'])
     .optional()

@@ -1,9 +1,17 @@
 import { type FileSystem, joinPath, readJson, readText } from '@lorikeet/files';
-import { createTokenizer, type Tokenizer } from '@lorikeet/tokenizer';
+import { checkChatTemplate, createTokenizer, type Tokenizer } from '@lorikeet/tokenizer';
 import { CliError, exitCodes, userError, withExitCode } from '../errors.ts';
+import { type ChatTemplateChoice, readChatTemplate } from './chat-template.ts';
 
-/** The tokenizer of a model folder: tokenizer.json, and tokenizer_config.json and chat_template.jinja where they are. */
-export async function loadTokenizer(files: FileSystem, dir: string): Promise<Tokenizer> {
+/**
+ * The tokenizer of a model folder: tokenizer.json, and tokenizer_config.json and chat_template.jinja where they are. A chosen
+ * template takes the place of the folder's.
+ */
+export async function loadTokenizer(
+  files: FileSystem,
+  dir: string,
+  choice: ChatTemplateChoice = {},
+): Promise<Tokenizer> {
   await requireDirectory(files, dir, 'model');
   const path = joinPath(dir, 'tokenizer.json');
   if ((await files.kind(path)) !== 'file')
@@ -17,10 +25,14 @@ export async function loadTokenizer(files: FileSystem, dir: string): Promise<Tok
   };
   const tokenizerJson = await readJson(files, path);
   const tokenizerConfig = await optional('tokenizer_config.json', (file) => readJson(files, file));
-  const chatTemplate = await optional('chat_template.jinja', (file) => readText(files, file));
-  return withExitCode(exitCodes.data, () =>
-    createTokenizer({ tokenizerJson, tokenizerConfig, ...(chatTemplate === undefined ? {} : { chatTemplate }) }),
-  );
+  const chosen = await readChatTemplate(files, choice);
+  const chatTemplate = chosen ?? (await optional('chat_template.jinja', (file) => readText(files, file)));
+  return withExitCode(exitCodes.data, () => {
+    const source = { tokenizerJson, tokenizerConfig, ...(chatTemplate === undefined ? {} : { chatTemplate }) };
+    const tokenizer = createTokenizer(source);
+    if (choice.chatTemplate !== undefined) checkChatTemplate(choice.chatTemplate, tokenizer);
+    return tokenizer;
+  });
 }
 
 /** A folder that the user named must be there. */

@@ -12,6 +12,7 @@ import {
   tokenizeRows,
 } from '@lorikeet/trainer';
 import { CliError, exitCodes, userError, withExitCode } from '../errors.ts';
+import { needsTemplate, requireTemplate } from './chat-template.ts';
 import { type Answered, answerQuestions, type Question, questionOf } from './exact-answers.ts';
 import type { OpenedModel } from './open-model.ts';
 
@@ -58,6 +59,7 @@ export async function measureModel(
   { rows, path, lossOn, maxLength }: HeldOut,
   { batchSize, exact, tuned, onProgress = () => undefined }: MeasureOptions,
 ): Promise<Measured> {
+  if (needsTemplate(rows)) requireTemplate(tokenizer, 'eval', 'option');
   if (adapter) setAdapterEnabled(model, tuned);
   const { examples } = await withExitCode(exitCodes.data, () =>
     tokenizeRows(rows, tokenizer, { maxLength, lossOn }),

@@ -7,12 +7,15 @@ import type { Tokenizer } from '@lorikeet/tokenizer';
 import { parse } from 'yaml';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import type { Output } from '../output.ts';
+import { adapterTemplate, type ChatTemplateChoice, chatTemplateFlag } from './chat-template.ts';
 import { loadTokenizer, requireDirectory } from './load-tokenizer.ts';
 
 export interface ModelPaths {
   readonly modelDir: string;
   /** The folder that holds adapter_config.json. */
   readonly adapterDir: string | undefined;
+  /** A chat template that was asked for; without it the adapter's counts, then the model's. */
+  readonly template?: ChatTemplateChoice | undefined;
 }
 
 export interface OpenedModel {
@@ -30,16 +33,22 @@ export const resolvedConfigName = 'config.resolved.yaml';
  */
 export async function findModelPaths(
   files: FileSystem,
-  given: { readonly model?: string | undefined; readonly adapter?: string | undefined },
+  given: {
+    readonly model?: string | undefined;
+    readonly adapter?: string | undefined;
+    /** `--chat-template` */
+    readonly chatTemplate?: string | undefined;
+  },
 ): Promise<ModelPaths> {
+  const template = chatTemplateFlag(given.chatTemplate);
   const adapterDir = given.adapter === undefined ? undefined : await findAdapter(files, resolve(given.adapter));
-  if (given.model !== undefined) return { modelDir: resolve(given.model), adapterDir };
+  if (given.model !== undefined) return { modelDir: resolve(given.model), adapterDir, template };
   const modelDir = adapterDir && (await modelOfRun(files, dirname(adapterDir)));
   if (!modelDir)
     throw userError('--model: must name the folder of the base model: it is not given.', {
       fix: 'Add --model DIR (and --adapter DIR for a tuned model).',
     });
-  return { modelDir, adapterDir };
+  return { modelDir, adapterDir, template };
 }
 
 async function findAdapter(files: FileSystem, dir: string): Promise<string> {
@@ -63,11 +72,12 @@ async function modelOfRun(files: FileSystem, runDir: string): Promise<string | u
 /** Loads a model with its tokenizer, and an adapter on it where one is given. */
 export async function openModel(
   files: FileSystem,
-  { modelDir, adapterDir }: ModelPaths,
+  { modelDir, adapterDir, template }: ModelPaths,
   backend: Backend,
   output: Output,
 ): Promise<OpenedModel> {
-  const tokenizer = await loadTokenizer(files, modelDir);
+  const choice = template ?? (adapterDir === undefined ? undefined : await adapterTemplate(files, adapterDir));
+  const tokenizer = await loadTokenizer(files, modelDir, choice);
   const model = await loadPhi3(files, modelDir, { backend, warn: (message) => output.note(message) });
   await withExitCode(exitCodes.data, () => tokenizer.checkModelVocabSize(model.config.vocabSize));
   if (adapterDir === undefined) return { model, tokenizer, adapter: undefined };

@@ -14,6 +14,7 @@ import {
 } from '@lorikeet/trainer';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { CliError, exitCodes, withExitCode } from '../errors.ts';
+import { needsTemplate, requireTemplate } from '../model/chat-template.ts';
 import { requireFile } from '../model/load-tokenizer.ts';
 import type { Output } from '../output.ts';
 
@@ -47,12 +48,13 @@ export async function loadRows(
   output: Output,
 ): Promise<RowSets> {
   await requireFile(files, data.train, 'data.train');
-  const options = { onBadRow: data.onBadRow, ...(data.format ? { format: data.format } : {}) };
+  const reading = { onBadRow: data.onBadRow, ...(data.sampleBy ? { sampleBy: data.sampleBy } : {}) };
+  const options = { ...reading, ...(data.format ? { format: data.format } : {}) };
   const first = await loadOne(files, data.train, options, output);
   const common = { trainPath: data.train, format: first.format, sha256: first.sha256 };
   if (data.eval !== undefined) {
     await requireFile(files, data.eval, 'data.eval');
-    const second = await loadOne(files, data.eval, { onBadRow: data.onBadRow }, output);
+    const second = await loadOne(files, data.eval, reading, output);
     return {
       ...common,
       train: first.rows.slice(0, data.maxRows),
@@ -112,6 +114,7 @@ export async function prepareData(
 ): Promise<PreparedData> {
   const sets = await loadRows(files, config, output);
   const lossOn = config.data.lossOn ?? defaultLossOn(sets.train[0]!);
+  if (needsTemplate(sets.train) || needsTemplate(sets.evaluation)) requireTemplate(tokenizer, 'train', 'config');
   const options = { lossOn, maxLength: config.data.maxLength };
   const tokenize = (rows: readonly Row[], path: string) =>
     withExitCode(exitCodes.data, async () => tokenizeRows(rows, tokenizer, options)).catch((error: Error) => {

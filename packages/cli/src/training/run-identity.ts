@@ -1,6 +1,7 @@
 /** What must be the same when a run is resumed. */
 import { type FileSystem, hashFile, joinPath, sha256Hex } from '@lorikeet/files';
 import { openCheckpoint } from '@lorikeet/safetensors';
+import type { Tokenizer } from '@lorikeet/tokenizer';
 import type { ResolvedConfig } from '../config/schema.ts';
 import type { PreparedData } from './prepare-data.ts';
 
@@ -11,15 +12,17 @@ export async function runIdentity(
   files: FileSystem,
   { model, data, training, peft }: ResolvedConfig,
   { lossOn, sha256, evalSha256 }: PreparedData,
+  { chatTemplate = '' }: Tokenizer,
 ): Promise<Readonly<Record<string, unknown>>> {
-  const { maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow } = data;
+  const { maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow, sampleBy } = data;
   const { perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor } = training;
   return {
     model: await modelHash(files, model.path),
     tokenizer: await hashFile(files, joinPath(model.path, 'tokenizer.json')),
+    chatTemplate: sha256Hex(new TextEncoder().encode(chatTemplate)),
     dataSha256: sha256,
     evalSha256,
-    lossOn, maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow,
+    lossOn, maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow, sampleBy,
     perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor,
     peft,
   }; // biome-ignore format: a table

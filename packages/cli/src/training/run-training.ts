@@ -24,6 +24,7 @@ import {
 import { printConfig } from '../config/print-config.ts';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
+import { choosesTemplate } from '../model/chat-template.ts';
 import { loadTokenizer } from '../model/load-tokenizer.ts';
 import { evaluatePhi3 } from '../model/measure.ts';
 import type { ClosableBackend } from '../model/open-backend.ts';
@@ -71,7 +72,7 @@ export async function runTraining(config: ResolvedConfig, environment: TrainingE
   const { files, output, backend, dryRun = false } = environment;
   const options = resolveOptions(trainingOptions(config, environment.resume));
   const modelConfig = await readPhi3Config(files, config.model.path);
-  const tokenizer = await loadTokenizer(files, config.model.path);
+  const tokenizer = await loadTokenizer(files, config.model.path, config.model);
   const data = await prepareData(files, config, tokenizer, output);
   const batches = createBatches(data.examples, {
     batchSize: config.training.perDeviceTrainBatchSize,
@@ -85,14 +86,16 @@ export async function runTraining(config: ResolvedConfig, environment: TrainingE
   const estimate = estimateRun(facts);
   output.progress(describeRun(estimate));
   requireRoom(facts, estimate, await roomFor(files, config.training.outputDir, backend));
-  const run = new FineTuning({ config, environment, data, facts, estimate });
+  const chatTemplate = choosesTemplate(config.model) ? tokenizer.chatTemplate : undefined;
+  const run = new FineTuning({ config, environment, data, facts, estimate, chatTemplate });
   if (dryRun) return run.planned();
   if (environment.resume === undefined) await clearOutput(files, config);
-  const { model } = await openModel(files, { modelDir: config.model.path, adapterDir: undefined }, backend, output);
+  const paths = { modelDir: config.model.path, adapterDir: undefined, template: config.model };
+  const { model } = await openModel(files, paths, backend, output);
   refuseNonFinite(model, config);
   model.gradientCheckpointing = config.training.gradientCheckpointing;
   await withExitCode(exitCodes.user, () => applyLora(model, lora, { key: randomKey(config.training.seed, 'lora') }));
-  const identity = await runIdentity(files, config, data);
+  const identity = await runIdentity(files, config, data, tokenizer);
   return run.train(model, batches, options, identity);
 }
 
@@ -138,6 +141,8 @@ interface RunParts {
   readonly data: PreparedData;
   readonly facts: RunFacts;
   readonly estimate: ReturnType<typeof estimateRun>;
+  /** Saved beside the adapter: chosen, so not the base's own. */
+  readonly chatTemplate: string | undefined;
 }
 
 /** One run: turns the loop's events into progress, log and results. */
@@ -165,7 +170,7 @@ class FineTuning {
     options: ReturnType<typeof resolveOptions>,
     identity: Readonly<Record<string, unknown>>,
   ): Promise<TrainingOutcome> {
-    const { config, environment, data } = this.#parts;
+    const { config, environment, data, chatTemplate } = this.#parts;
     const { files, signal } = environment;
     const { outputDir, perDeviceEvalBatchSize, labelSmoothingFactor: labelSmoothing } = config.training;
     await files.makeDirectory(outputDir);
@@ -180,7 +185,11 @@ class FineTuning {
       signal,
       identity,
       saveModel: (fs, dir) =>
-        writeAdapterFiles(fs, dir, model, { allowZero: true, baseModelNameOrPath: baseName(model, config) }),
+        writeAdapterFiles(fs, dir, model, {
+          allowZero: true,
+          baseModelNameOrPath: baseName(model, config),
+          chatTemplate,
+        }),
       loadModel: (fs, dir) => restoreAdapter(fs, dir, parameters),
       ...(evaluates ? { evaluate: () => this.#measure(model, perDeviceEvalBatchSize) } : {}),
     });
@@ -190,7 +199,7 @@ class FineTuning {
   }
 
   async #finish(model: Phi3ForCausalLM, end: EndEvent, evaluateNow: boolean): Promise<TrainingOutcome> {
-    const { config, environment } = this.#parts;
+    const { config, environment, chatTemplate } = this.#parts;
     const { files } = environment;
     const { outputDir, learningRate, perDeviceEvalBatchSize } = config.training;
     if (evaluateNow || (config.training.loadBestModelAtEnd && this.#latest))
@@ -200,6 +209,7 @@ class FineTuning {
       overwrite: true,
       allowZero: learningRate === 0,
       baseModelNameOrPath: baseName(model, config),
+      chatTemplate,
     });
     const outcome = { ...this.#outcome('finished', end.step, end), adapter };
     await writeJson(files, summary, summaryOf(outcome));
