@@ -1,0 +1,86 @@
+/** The demo on its own assets, and the controls that say its result means something. */
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { renderDemoHtml } from './demo/demo-report.ts';
+import { type Ended, lorikeet, oneObject } from './testing/command-line.ts';
+
+const assets = fileURLToPath(new URL('../assets/demo', import.meta.url));
+const demoMs = 300_000;
+let dir: string;
+beforeAll(() => {
+  dir = mkdtempSync(join(tmpdir(), 'lorikeet-demo-'));
+});
+afterAll(() => rmSync(dir, { recursive: true, force: true }));
+
+const demo = (name: string, ...more: string[]): Promise<Ended> =>
+  lorikeet(['demo', '--output-dir', join(dir, name), '--json', ...more], { env: { LORIKEET_CPU: 'threads=2' } });
+const summaryOf = (name: string): Record<string, number> =>
+  JSON.parse(readFileSync(join(dir, name, 'summary.json'), 'utf8')) as Record<string, number>;
+
+describe('demo', () => {
+  test('goes from under 5 % to over 90 % on held-out requests, measured in a new process', {
+    timeout: demoMs,
+  }, async () => {
+    const ended = await demo('whole');
+    expect(ended.stderr).not.toContain('error:');
+    expect(ended.code).toBe(0);
+    const summary = summaryOf('whole');
+    expect(summary.exactMatchBefore).toBeLessThan(0.05);
+    expect(summary.exactMatchAfter).toBeGreaterThan(0.9);
+    expect(summary.heldOutRequests).toBeGreaterThanOrEqual(200);
+    expect(summary.evalLossAfter).toBeLessThan(summary.evalLossBefore!);
+    for (const name of ['trainableParameters', 'tokensPerSecond', 'seconds', 'peakBytes'])
+      expect(summary[name], name).toBeGreaterThan(0);
+    const object = oneObject(ended.stdout);
+    expect(object).toMatchObject({ command: 'demo', status: 'finished', exactMatchAfter: summary.exactMatchAfter });
+    expect(object.dialogues).toHaveLength(3);
+    const page = readFileSync(join(dir, 'whole', 'report.html'), 'utf8');
+    expect(page).toContain('<svg');
+    expect(page).not.toMatch(/(src|href)=|@import|url\(|<script/);
+  });
+
+  test('control: with a learning rate of 0 the model stays under 5 %', { timeout: demoMs }, async () => {
+    const ended = await demo('zero', '--set', 'training.learningRate=0', '--set', 'training.maxSteps=2');
+    expect(ended.code).toBe(0);
+    expect(summaryOf('zero').exactMatchAfter).toBeLessThan(0.05);
+  });
+
+  test('control: with shuffled answers the model stays under 20 %', { timeout: demoMs }, async () => {
+    const shuffled = join(dir, 'shuffled.jsonl');
+    writeFileSync(shuffled, withAnswersOfOthers(readFileSync(join(assets, 'train.jsonl'), 'utf8')));
+    const ended = await demo('shuffled', '--set', `data.train=${JSON.stringify(shuffled)}`);
+    expect(ended.code).toBe(0);
+    expect(summaryOf('shuffled').exactMatchAfter).toBeLessThan(0.2);
+  });
+});
+
+/** Each row with the answer of a row far from it. */
+function withAnswersOfOthers(text: string): string {
+  const rows = text
+    .trimEnd()
+    .split('\n')
+    .map((line) => JSON.parse(line) as { messages: { content: string }[] });
+  const moved = rows.map(({ messages: [user] }, i) => ({
+    messages: [user, rows[(i + 997) % rows.length]!.messages[1]],
+  }));
+  return moved.map((row) => JSON.stringify(row)).join('\n');
+}
+
+test('what stands in a dialogue cannot become markup', () => {
+  const page = renderDemoHtml({
+    summary: {
+      evalLossBefore: 2, evalLossAfter: 1, exactMatchBefore: 0, exactMatchAfter: 1, heldOutRequests: 1, trainableParameters: 1,
+      steps: 2, tokensPerSecond: 1, seconds: 1, peakBytes: 1, adapter: 'a',
+    },
+    dialogues: [{ prompt: '<img onerror=alert(1)>', reference: '', before: '"&\'', after: '</table>' }],
+    losses: [{ step: 1, loss: 2 }, { step: 2, loss: Number.NaN }],
+    chatCommand: 'lorikeet chat',
+  }); // biome-ignore format: one report
+  expect(page).toContain('&lt;img onerror=alert(1)&gt;');
+  expect(page).toContain('&quot;&amp;&#39;');
+  expect(page.match(/<\/table>/g)).toHaveLength(2);
+  expect(page).not.toContain('NaN');
+});
