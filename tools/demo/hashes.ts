@@ -7,8 +7,9 @@ export const hashesName = 'HASHES.json';
 
 export const hashNote =
   'SHA-256 of every file here, which `node tools/demo/rebuild.ts --check` makes again from nothing. ' +
-  'base/model.safetensors has the same bits for any number of threads and on every run, but on one kind of CPU only: ' +
-  'where V8 fuses multiply and add in another way (trainedOn says where it was made), training gives other last bits. ' +
+  'base/model.safetensors has the same bits for any number of threads and on every run, but only on one kind of ' +
+  'CPU (trainedOn) and with one version of the engine: another order of a sum, or fused multiply and add elsewhere, ' +
+  'changes last bits. ' +
   'All other files are the same on every machine.';
 
 /** Hashes of all files below `dir` but HASHES.json. */

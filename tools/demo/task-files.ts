@@ -6,7 +6,7 @@ export const trainRows = 2400;
 export const heldOutRows = 240;
 
 /** The configuration of the demo's run, as a user would have written it. */
-const config = `# Requests in plain words -> calls. Two minutes on two cores.
+const config = `# Requests in plain words to calls: from 0 % to over 90 % exactly right, in less than two minutes on two cores.
 model:
   path: base
 
