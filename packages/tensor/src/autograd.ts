@@ -1,8 +1,8 @@
 import { full } from './creation.ts';
 import { ShapeError } from './errors.ts';
-import { assertSync, openScope, track, untracked } from './scope.ts';
+import { assertSync, openScope, track, untrack, untracked } from './scope.ts';
 import { type Shape, sameShape, showShape } from './shape.ts';
-import type { Tensor } from './tensor.ts';
+import { keptHandle, type Tensor } from './tensor.ts';
 import { sumTo } from './unbroadcast.ts';
 
 /** A trainable tensor's identity. */
@@ -13,8 +13,9 @@ export interface Leaf {
 /** Where a gradient goes next: to the node that made an input, or to a leaf. Null: the input needs none. */
 export type Edge = { readonly node: GradNode; readonly index: number } | { readonly leaf: Leaf } | null;
 
-/** A tensor kept for backward, with the version it had. */
+/** A tensor kept for backward, by name, with the version it had. */
 interface Saved {
+  readonly name: string;
   readonly tensor: Tensor;
   readonly version: number;
 }
@@ -32,7 +33,8 @@ export interface GradientContext {
 /** One gradient rule an input; null where the input needs none. */
 export type Rule = ((context: GradientContext) => Tensor) | null;
 
-interface NodeParts {
+/** What an op hands over to be recorded. */
+export interface NodeParts {
   readonly op: string;
   readonly edges: readonly Edge[];
   readonly inputShapes: readonly Shape[];
@@ -54,7 +56,7 @@ export class GradNode {
   readonly #inputShapes: readonly Shape[];
   readonly #rules: readonly Rule[];
   readonly #always: NodeParts['always'];
-  #saved: Record<string, Saved> | null;
+  #saved: Saved[] | null;
   #owners = 0;
 
   constructor(parts: NodeParts) {
@@ -64,14 +66,11 @@ export class GradNode {
     this.#inputShapes = parts.inputShapes;
     this.#rules = parts.rules;
     this.#always = parts.always;
-    this.#saved = untracked(() =>
-      Object.fromEntries(
-        Object.entries(parts.saved).map(([name, t]) => {
-          const tensor = t.detach();
-          return [name, { tensor, version: tensor.storage(parts.op).version }];
-        }),
-      ),
-    );
+    this.#saved = [];
+    for (const name in parts.saved) {
+      const tensor = keptHandle(parts.saved[name]!, parts.op);
+      this.#saved.push({ name, tensor, version: tensor.storage(parts.op).version });
+    }
     for (const edge of this.edges) if (edge && 'node' in edge) edge.node.retain();
   }
   retain(): void {
@@ -87,7 +86,7 @@ export class GradNode {
     }
   }
   freeSaved(): void {
-    for (const { tensor } of Object.values(this.#saved ?? {})) tensor.dispose('freed with its graph');
+    for (const { tensor } of this.#saved ?? []) tensor.dispose('freed with its graph');
     this.#saved = null;
   }
   /** The gradients of the inputs that need one, un-broadcast to the inputs' shapes. */
@@ -97,7 +96,7 @@ export class GradNode {
         `backward: the graph of ${this.op} was already used or freed. Run the forward again, or sum the losses first.`,
       );
     const saved: Record<string, Tensor> = {};
-    for (const [name, { tensor, version }] of Object.entries(this.#saved)) {
+    for (const { name, tensor, version } of this.#saved) {
       const storage = tensor.storage(this.op);
       if (storage.version !== version)
         throw new Error(
@@ -118,20 +117,17 @@ export class GradNode {
   }
 }
 
-let recording = true;
+/** 'probing' records nothing but notes what would have been recorded: the first forward of `checkpoint`. */
+type Recording = 'on' | 'off' | 'probing';
+let recording: Recording = 'on';
 let sawTrainable = false;
 
-/** Whether ops record now. */
-export const isRecording = (): boolean => recording;
+/** How ops record now. */
+export const recordingNow = (): Recording => recording;
 
-/** Called by ops that would have recorded while recording is off: lets `checkpoint` know that its function trains something. */
-export function noteTrainable(): void {
-  sawTrainable = true;
-}
-
-function withRecording<T>(on: boolean, fn: () => T): T {
+function withRecording<T>(mode: Recording, fn: () => T): T {
   const before = recording;
-  recording = on;
+  recording = mode;
   try {
     return fn();
   } finally {
@@ -139,9 +135,9 @@ function withRecording<T>(on: boolean, fn: () => T): T {
   }
 }
 
-/** Runs `fn` without recording: nothing in it can be differentiated, nothing is saved. */
+/** Runs a synchronous `fn` without recording: nothing in it can be differentiated, nothing is saved. */
 export function noGrad<T>(fn: () => T): T {
-  return withRecording(false, () => {
+  return withRecording('off', () => {
     const result = fn();
     assertSync('noGrad', result);
     return result;
@@ -153,14 +149,14 @@ export function probe<T>(fn: () => T): { result: T; trainable: boolean } {
   const before = sawTrainable;
   sawTrainable = false;
   try {
-    const result = noGrad(fn);
+    const result = withRecording('probing', fn);
     return { result, trainable: sawTrainable };
   } finally {
     sawTrainable ||= before;
   }
 }
 
-export const recorded = <T>(fn: () => T): T => withRecording(true, fn);
+export const recorded = <T>(fn: () => T): T => withRecording('on', fn);
 
 /** The result of backward: a gradient for every trainable leaf that was reached. */
 export class Gradients {
@@ -185,6 +181,10 @@ export class Gradients {
   }
   /** Adds another walk's gradients, which are used up: how micro-batches become one step. */
   accumulate(other: Gradients): this {
+    if (other === this)
+      throw new TypeError(
+        'Gradients.accumulate: other must be another walk: got the same gradients. Pass the new ones.',
+      );
     untracked(() =>
       noGrad(() => {
         for (const [leaf, g] of other.#byLeaf) this.#byLeaf.set(leaf, accumulate(this.#byLeaf.get(leaf), g));
@@ -197,6 +197,7 @@ export class Gradients {
     return this.#byLeaf.entries();
   }
   dispose(reason?: string): void {
+    untrack(this);
     for (const t of this.#byLeaf.values()) t.dispose(reason);
   }
   [Symbol.dispose](): void {
@@ -208,20 +209,21 @@ const edgeOf = (t: Tensor): Edge => (t.origin ? t.origin : t.leaf ? { leaf: t.le
 
 /** The edges of an op's inputs, or null if the op need not be recorded. */
 export function edgesFor(inputs: readonly (Tensor | null)[]): Edge[] | null {
-  const edges = inputs.map((t) => (t ? edgeOf(t) : null));
-  if (edges.every((e) => e === null)) return null;
-  if (recording) return edges;
-  noteTrainable();
+  if (recording === 'off' || !inputs.some((t) => t?.requiresGrad)) return null;
+  if (recording === 'on') return inputs.map((t) => (t ? edgeOf(t) : null));
+  sawTrainable = true;
   return null;
 }
 
 /** Adds into a slot, owning what it holds. */
 function accumulate(slot: Tensor | undefined, more: Tensor): Tensor {
   if (!slot) return more;
-  const total = slot.add(more);
-  slot.dispose();
-  more.dispose();
-  return total;
+  try {
+    return slot.add(more);
+  } finally {
+    slot.dispose();
+    more.dispose();
+  }
 }
 
 /** Differentiates from `outputs` with the given seeds (owned by the caller) down to leaves. */
@@ -244,17 +246,21 @@ export function walk(outputs: readonly Tensor[], seeds: readonly Tensor[]): Map<
     slots[edge.index] = accumulate(slots[edge.index], gradient);
     arrived.set(edge.node, slots);
   };
-  untracked(() =>
-    noGrad(() => {
-      outputs.forEach((t, i) => deliver(edgeOf(t), seeds[i]!.alias()));
-      for (const node of reachable(outputs)) {
-        const grads = arrived.get(node);
-        arrived.delete(node);
-        if (!grads) continue;
-        visit(node, grads, deliver, addLeaf);
-      }
-    }),
-  );
+  const run = (): void => {
+    outputs.forEach((t, i) => deliver(edgeOf(t), seeds[i]!.alias()));
+    for (const node of reachable(outputs)) {
+      const grads = arrived.get(node);
+      arrived.delete(node);
+      if (grads) visit(node, grads, deliver, addLeaf);
+    }
+  };
+  try {
+    untracked(() => noGrad(run));
+  } catch (error) {
+    // No scope owns what is on its way.
+    for (const t of [...leaves.values(), ...[...arrived.values()].flat()]) t?.dispose();
+    throw error;
+  }
   return leaves;
 }
 
@@ -268,12 +274,13 @@ function visit(
   using made = openScope();
   // A rule may return a tensor that is not its own (the incoming gradient, or one result for two inputs): hand out an alias.
   const take = (t: Tensor): Tensor => (made.keep(t) ? t : untracked(() => t.alias()));
-  const results = made.run(() => node.run(grads, (leaf, g) => untracked(() => addLeaf(leaf, take(g)))));
-  node.freeSaved();
-  results.forEach((g, i) => {
-    if (g) deliver(node.edges[i]!, take(g));
-  });
-  for (const g of grads) g?.dispose();
+  try {
+    const results = made.run(() => node.run(grads, (leaf, g) => untracked(() => addLeaf(leaf, take(g)))));
+    node.freeSaved();
+    for (let i = 0; i < results.length; i++) if (results[i]) deliver(node.edges[i]!, take(results[i]!));
+  } finally {
+    for (const g of grads) g?.dispose();
+  }
 }
 
 /** Every node below the outputs, latest first: ids rise with recording order, so that is a topological order. */

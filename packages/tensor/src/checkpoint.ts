@@ -1,9 +1,10 @@
-import { edgesFor, GradNode, isRecording, type Leaf, probe, type Rule, recorded, walk } from './autograd.ts';
+import { edgesFor, GradNode, type Leaf, probe, type Rule, recorded, recordingNow, walk } from './autograd.ts';
 import { zeros } from './creation.ts';
+import { ShapeError } from './errors.ts';
 import { restoreRandom, snapshotRandom } from './random-context.ts';
 import { openScope, scope, track } from './scope.ts';
-import type { Shape } from './shape.ts';
-import { Tensor } from './tensor.ts';
+import { type Shape, sameShape, showShape } from './shape.ts';
+import type { Tensor } from './tensor.ts';
 
 /**
  * fn(...inputs) without keeping its inner values: the backward runs fn a second time (Chen et al. 2016; torch's
@@ -11,8 +12,11 @@ import { Tensor } from './tensor.ts';
  */
 export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tensor[]): Tensor {
   const random = snapshotRandom();
-  const { result, trainable } = probe(() => scope(() => fn(...inputs)));
-  if (!isRecording() || !trainable) return result;
+  // An alias, because fn may return an input or a tensor it closes over; these stay the caller's.
+  const forward = (): Tensor => scope(() => fn(...inputs).alias());
+  if (recordingNow() === 'off') return forward();
+  const { result, trainable } = probe(forward);
+  if (recordingNow() !== 'on' || !trainable) return result;
   const edges = edgesFor(inputs) ?? inputs.map(() => null);
   const saved = Object.fromEntries(inputs.map((t, i) => [`input${i}`, t]));
   const rerun = (
@@ -26,6 +30,10 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tenso
       if (edges[i]) t.requiresGrad = true;
     });
     const out = made.run(() => restoreRandom(random, () => recorded(() => fn(...again))));
+    if (!sameShape(out.shape, grad.shape))
+      throw new ShapeError(
+        `checkpoint: fn must give the same shape in the forward and in backward: got ${showShape(grad.shape)}, then ${showShape(out.shape)}. Let it depend on its inputs alone.`,
+      );
     const leaves = walk([out], [grad]);
     // The walk's results belong to nobody: the frame of the visiting node takes them.
     for (const t of leaves.values()) track(t);
@@ -45,9 +53,7 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tenso
     saved,
     always: (c) => void shared(c),
   });
-  const made = new Tensor(result.storage('checkpoint').retain(), result, { node, index: 0 });
-  result.dispose();
-  return made;
+  return result.attach({ node, index: 0 });
 }
 
 const zerosLike = (t: { readonly shape: Shape }, { grads }: Parameters<NonNullable<Rule>>[0]): Tensor =>

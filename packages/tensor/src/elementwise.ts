@@ -1,9 +1,10 @@
-import { edgesFor, type Rule } from './autograd.ts';
-import type { Attributes, KernelOp } from './backend.ts';
+import { type Edge, edgesFor, type Rule } from './autograd.ts';
+import type { Attributes, Backend, KernelOp } from './backend.ts';
 import { type DType, isFloat, promote } from './dtype.ts';
+import { ShapeError } from './errors.ts';
 import { type ElementwiseProgram, input, nodesOf, parameter, type Scalar, substitute } from './expression.ts';
 import { backendOf, type ErrorSample, launch, record, type Sample, type Spec } from './op.ts';
-import { broadcastShapes, sizeOf } from './shape.ts';
+import { broadcastShapes, sameShape, showShape } from './shape.ts';
 import type { Tensor } from './tensor.ts';
 
 type Scalars<Names extends string> = Readonly<Record<Names, Scalar>>;
@@ -19,6 +20,8 @@ export interface ElementwiseOptions<Names extends string, Params extends string>
   readonly gradient?: { readonly [N in Names]?: 'grad' | ((x: Scalars<Names | Params | 'grad' | 'out'>) => Scalar) };
   /** Output dtype: the promoted input dtype (default), the same but f32 for integers ('float'), or u8. */
   readonly result?: 'promote' | 'float' | 'u8';
+  /** An input that only chooses between others: its dtype does not count for the result's. */
+  readonly selects?: Names;
   readonly samples: readonly Sample<Attributes>[];
   readonly errors?: readonly ErrorSample<Attributes>[];
 }
@@ -38,114 +41,165 @@ interface GradientProgram {
 /** One shape of call: which inputs are tensors and which are numbers. */
 interface Variant {
   readonly program: ElementwiseProgram;
-  readonly gradients: Map<number, GradientProgram>;
+  /** By input, made when first asked for. */
+  readonly gradients: (GradientProgram | undefined)[];
 }
 
 const named = (names: readonly string[], make: (i: number) => Scalar): Record<string, Scalar> =>
   Object.fromEntries(names.map((n, i) => [n, make(i)]));
 
+/** Programs of one row, by which inputs are numbers: bit i is set where input i is one. */
+class Variants {
+  readonly #row: ElementwiseOptions<string, string>;
+  readonly #byMask: (Variant | undefined)[] = [];
+
+  constructor(row: ElementwiseOptions<string, string>) {
+    this.#row = row;
+  }
+
+  /** Names of tensor inputs first (as inputs), then numbers, then the row's own parameters (as parameters). */
+  #layout(mask: number): { tensors: string[]; numbers: string[] } {
+    const { inputs, parameters = [] } = this.#row;
+    const isNumber = (_: string, i: number): boolean => ((mask >> i) & 1) === 1;
+    return {
+      tensors: inputs.filter((n, i) => !isNumber(n, i)),
+      numbers: [...inputs.filter(isNumber), ...parameters],
+    };
+  }
+
+  of(mask: number): Variant {
+    return (this.#byMask[mask] ??= this.#make(mask));
+  }
+
+  #make(mask: number): Variant {
+    const { name, inputs } = this.#row;
+    const { tensors, numbers } = this.#layout(mask);
+    const forward = this.#row.forward({ ...named(tensors, input), ...named(numbers, parameter) });
+    const suffix = mask === 0 ? '' : `:${inputs.map((_, i) => ((mask >> i) & 1 ? 'n' : 't')).join('')}`;
+    return {
+      program: { name: `${name}${suffix}`, inputs: tensors.length, parameters: numbers.length, outputs: [forward] },
+      gradients: [],
+    };
+  }
+
+  /** The gradient of input `i` as a program over (grad, what it reads). */
+  gradient(mask: number, i: number): GradientProgram {
+    return (this.of(mask).gradients[i] ??= this.#makeGradient(mask, i));
+  }
+
+  #makeGradient(mask: number, i: number): GradientProgram {
+    const { name, inputs, gradient } = this.#row;
+    const rule = gradient?.[inputs[i]!];
+    if (!rule || rule === 'grad')
+      throw new TypeError(`${name}: input ${inputs[i]} must need no gradient: there is no rule for it. Detach it.`);
+    const { tensors, numbers } = this.#layout(mask);
+    const slots = [...tensors, 'out'];
+    const body = rule({ ...named(slots, (k) => input(k + 1)), ...named(numbers, parameter), grad: input(0) });
+    const used = new Set(
+      nodesOf([body]).flatMap(({ node }) => (node.kind === 'input' && node.index > 0 ? [node.index] : [])),
+    );
+    const order = [...used].sort((a, b) => a - b);
+    const packed = substitute(body, (node) =>
+      node.kind === 'input' && node.index > 0 ? input(order.indexOf(node.index) + 1) : undefined,
+    );
+    return {
+      reads: order.map((k) => slots[k - 1]!),
+      program: {
+        name: `${this.of(mask).program.name}.grad.${inputs[i]}`,
+        inputs: order.length + 1,
+        parameters: numbers.length,
+        outputs: [packed],
+      },
+    };
+  }
+}
+
+/** Runs a program on tensors that broadcast to the target; column blocks are read in place where the backend can. */
+function launchDense(backend: Backend, call: CallBody, tensors: readonly Tensor[], target: Spec): Tensor {
+  if (backend.readsColumnBlocks || tensors.every((t) => t.isContiguous))
+    return launch(backend, call, tensors, [target])[0]!;
+  const dense = tensors.map((t) => (t.isContiguous ? t : t.contiguous()));
+  try {
+    return launch(backend, call, dense, [target])[0]!;
+  } finally {
+    for (const [i, t] of dense.entries()) if (t !== tensors[i]) t.dispose();
+  }
+}
+
+type CallBody = Parameters<typeof launch>[1];
+
+const noAttributes = {};
+const passOn: Rule = ({ grads }) => grads[0]!;
+
 export function defineElementwise<const Names extends string, const Params extends string = never>(
   options: ElementwiseOptions<Names, Params>,
 ): ElementwiseOp {
   const row = options as unknown as ElementwiseOptions<string, string>;
-  const { name, inputs: names, parameters: parameterNames = [] } = row;
-  const variants = new Map<string, Variant>();
+  const { name, inputs: names, selects } = row;
+  const variants = new Variants(row);
+  const chooses = names.map((n) => n === selects);
   const op: ElementwiseOp = { name, elementwise: row, apply };
 
-  /** Names of tensor inputs first (as inputs), then numbers, then the row's own parameters (as parameters). */
-  function layout(mask: string): { tensors: string[]; numbers: string[] } {
-    const tensors = names.filter((_, i) => mask[i] === 't');
-    return { tensors, numbers: [...names.filter((_, i) => mask[i] === 'n'), ...parameterNames] };
-  }
-
-  function variantOf(mask: string): Variant {
-    let variant = variants.get(mask);
-    if (!variant) {
-      const { tensors, numbers } = layout(mask);
-      const forward = row.forward({ ...named(tensors, input), ...named(numbers, parameter) });
-      const suffix = mask.includes('n') ? `:${mask}` : '';
-      variant = {
-        program: { name: `${name}${suffix}`, inputs: tensors.length, parameters: numbers.length, outputs: [forward] },
-        gradients: new Map(),
-      };
-      variants.set(mask, variant);
-    }
-    return variant;
-  }
-
-  /** The gradient of input `i` as a program over (grad, what it reads). */
-  function gradientOf(mask: string, i: number): GradientProgram {
-    const variant = variantOf(mask);
-    let made = variant.gradients.get(i);
-    if (!made) {
-      const rule = row.gradient?.[names[i]!];
-      if (!rule || rule === 'grad') throw new TypeError(`${name}: has no gradient for ${names[i]}. Detach that input.`);
-      const { tensors, numbers } = layout(mask);
-      const slots = [...tensors, 'out'];
-      const body = rule({ ...named(slots, (k) => input(k + 1)), ...named(numbers, parameter), grad: input(0) });
-      const used = new Set(
-        nodesOf([body]).flatMap(({ node }) => (node.kind === 'input' && node.index > 0 ? [node.index] : [])),
-      );
-      const order = [...used].sort((a, b) => a - b);
-      const packed = substitute(body, (node) =>
-        node.kind === 'input' && node.index > 0 ? input(order.indexOf(node.index) + 1) : undefined,
-      );
-      made = {
-        reads: order.map((k) => slots[k - 1]!),
-        program: {
-          name: `${variant.program.name}.grad.${names[i]}`,
-          inputs: order.length + 1,
-          parameters: numbers.length,
-          outputs: [packed],
-        },
-      };
-      variant.gradients.set(i, made);
-    }
-    return made;
-  }
-
-  function resultDType(tensors: readonly Tensor[], numbers: readonly number[]): DType {
+  function resultDType(inputs: readonly (Tensor | number)[]): DType {
     if (row.result === 'u8') return 'u8';
-    let dtype = tensors.map((t) => t.dtype).reduce(promote);
-    if (!isFloat(dtype) && (row.result === 'float' || numbers.some((n) => !Number.isInteger(n)))) dtype = 'f32';
-    return dtype;
+    let dtype: DType | null = null;
+    let fraction = row.result === 'float';
+    for (let i = 0; i < inputs.length; i++) {
+      const x = inputs[i]!;
+      if (chooses[i]) continue;
+      if (typeof x === 'number') fraction ||= !Number.isInteger(x);
+      else dtype = dtype === null ? x.dtype : promote(dtype, x.dtype);
+    }
+    return dtype === null || (fraction && !isFloat(dtype)) ? 'f32' : dtype;
   }
 
-  function apply(inputs: readonly (Tensor | number)[], ownParameters: readonly number[] = [], target?: Spec): Tensor {
-    const mask = inputs.map((x) => (typeof x === 'number' ? 'n' : 't')).join('');
-    const tensors = inputs.filter((x): x is Tensor => typeof x !== 'number');
-    const given = inputs.filter((x) => typeof x === 'number');
-    const parameters = [...given, ...ownParameters];
-    const backend = backendOf(name, tensors);
-    const shape = target?.shape ?? broadcastShapes(name, ...tensors.map((t) => t.shape));
-    const { program } = variantOf(mask);
-    const spec = target ?? { shape, dtype: resultDType(tensors, given) };
-    const [out] = launchDense(tensors, spec, { op, attributes: {}, program, parameters });
-    const edges = row.result === 'u8' ? null : edgesFor(inputs.map((x) => (typeof x === 'number' ? null : x)));
-    if (!edges) return out!;
+  function rulesFor(
+    inputs: readonly (Tensor | number)[],
+    mask: number,
+    edges: readonly Edge[],
+    out: Tensor,
+    call: CallBody,
+  ): { rules: Rule[]; saved: Record<string, Tensor> } {
     const saved: Record<string, Tensor> = {};
-    const rules = inputs.map((_, i): Rule => {
-      if (!edges[i]) return null;
-      if (row.gradient?.[names[i]!] === 'grad') return ({ grads }) => grads[0]!;
-      const gradient = gradientOf(mask, i);
-      for (const n of gradient.reads) saved[n] = n === 'out' ? out! : (inputs[names.indexOf(n)] as Tensor);
+    const { backend, shape } = out;
+    const rules = edges.map((edge, i): Rule => {
+      if (!edge) return null;
+      if (row.gradient?.[names[i]!] === 'grad') return passOn;
+      const { program, reads } = variants.gradient(mask, i);
+      for (const n of reads) saved[n] = n === 'out' ? out : (inputs[names.indexOf(n)] as Tensor);
       return ({ grads, saved: values }) => {
-        const reads = [grads[0]!, ...gradient.reads.map((n) => values[n]!)];
-        const dtype = grads[0]!.dtype;
-        return launchDense(reads, { shape, dtype }, { op, attributes: {}, program: gradient.program, parameters })[0]!;
+        const operands = [grads[0]!, ...reads.map((n) => values[n]!)];
+        return launchDense(backend, { ...call, program }, operands, { shape, dtype: grads[0]!.dtype });
       };
     });
-    const inputShapes = inputs.map((x) => (typeof x === 'number' ? [] : x.shape));
-    return record({ op: name, edges, inputShapes, outputShapes: [shape], rules, saved }, [out!])[0]!;
+    return { rules, saved };
+  }
 
-    function launchDense(list: readonly Tensor[], target: typeof spec, call: Parameters<typeof launch>[1]): Tensor[] {
-      const dense = list.map((t) => (t.isContiguous || backend.readsColumnBlocks ? t : t.contiguous()));
-      const made = launch(backend, call, dense, [target]);
-      dense.forEach((t, i) => {
-        if (t !== list[i]) t.dispose();
-      });
-      return made;
+  function apply(inputs: readonly (Tensor | number)[], own: readonly number[] = [], target?: Spec): Tensor {
+    let mask = 0;
+    const tensors: Tensor[] = [];
+    const given: number[] = [];
+    for (let i = 0; i < inputs.length; i++) {
+      const x = inputs[i];
+      if (typeof x === 'number') {
+        mask |= 1 << i;
+        given.push(x);
+      } else if (x) tensors.push(x);
+      else throw new TypeError(`${name}: input ${names[i]} must be a tensor or a number: got ${String(x)}. Pass one.`);
     }
+    const backend = backendOf(name, tensors);
+    const shape = target ? target.shape : broadcastShapes(name, ...tensors.map((t) => t.shape));
+    const parameters = mask === 0 ? own : [...given, ...own];
+    const call = { op, attributes: noAttributes, program: variants.of(mask).program, parameters };
+    const out = launchDense(backend, call, tensors, target ?? { shape, dtype: resultDType(inputs) });
+    const edges =
+      row.result === 'u8'
+        ? null
+        : edgesFor(mask === 0 ? tensors : inputs.map((x) => (typeof x === 'number' ? null : x)));
+    if (!edges) return out;
+    const inputShapes = inputs.map((x) => (typeof x === 'number' ? [] : x.shape));
+    const parts = { op: name, edges, inputShapes, outputShapes: [shape], ...rulesFor(inputs, mask, edges, out, call) };
+    return record(parts, [out])[0]!;
   }
   return op;
 }
@@ -171,9 +225,9 @@ export function defineUpdate<const Names extends string, const Params extends st
       const tensors = names.map((n) => inputs[n]);
       const backend = backendOf(name, tensors);
       for (const t of tensors)
-        if (t.size !== sizeOf(tensors[0]!.shape) || !t.isContiguous)
-          throw new TypeError(
-            `${name}: all tensors must have one shape: got ${tensors.map((x) => `[${x.shape}]`).join(', ')}.`,
+        if (!sameShape(t.shape, tensors[0]!.shape) || !t.isContiguous)
+          throw new ShapeError(
+            `${name}: all tensors must have one shape and be no column blocks: got ${tensors.map((x) => showShape(x.shape)).join(', ')}. Use contiguous().`,
           );
       const call = { op, attributes: {}, program, parameters: parameterNames.map((n) => parameters[n]) };
       const mutated = options.mutates.map((n) => inputs[n]);

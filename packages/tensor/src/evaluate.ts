@@ -42,12 +42,18 @@ const unary: Record<UnaryName, (a: number) => number> = {
   floor: Math.floor,
 };
 
+/** IEEE 754's pow, as torch has it; JavaScript's gives NaN for 1 ** NaN and (+-1) ** Infinity. */
+function power(a: number, b: number): number {
+  if (a === 1 || (a === -1 && Math.abs(b) === Number.POSITIVE_INFINITY)) return 1;
+  return a ** b;
+}
+
 const binary: Record<BinaryName, (a: number, b: number) => number> = {
   add: (a, b) => a + b,
   sub: (a, b) => a - b,
   mul: (a, b) => a * b,
   div: (a, b) => a / b,
-  pow: (a, b) => a ** b,
+  pow: power,
   max: Math.max,
   min: Math.min,
 };

@@ -26,15 +26,22 @@ export class Storage {
   /** The op that last wrote in place, for that refusal. */
   writer = '';
   #owners = 1;
+  readonly #use: MemoryUse;
 
   constructor(backend: Backend, byteLength: number) {
     this.backend = backend;
     this.byteLength = byteLength;
     this.buffer = backend.allocate(byteLength);
     const use = memory(backend);
+    this.#use = use;
     use.liveTensors++;
     use.liveBytes += byteLength;
-    use.peakBytes = Math.max(use.peakBytes, use.liveBytes);
+    if (use.liveBytes > use.peakBytes) use.peakBytes = use.liveBytes;
+  }
+  /** Notes that an op wrote in place. */
+  written(op: string): void {
+    this.version++;
+    this.writer = op;
   }
   retain(): this {
     this.#owners++;
@@ -42,9 +49,8 @@ export class Storage {
   }
   release(): void {
     if (--this.#owners > 0) return;
-    const use = memory(this.backend);
-    use.liveTensors--;
-    use.liveBytes -= this.byteLength;
+    this.#use.liveTensors--;
+    this.#use.liveBytes -= this.byteLength;
     this.backend.free(this.buffer);
   }
 }

@@ -1,5 +1,5 @@
-import { type Edge, edgesFor, GradNode, noGrad, type Rule } from './autograd.ts';
-import type { Attributes, Backend, Call, KernelOp } from './backend.ts';
+import { type Edge, edgesFor, type GradientContext, GradNode, type NodeParts, noGrad, type Rule } from './autograd.ts';
+import type { Attributes, Backend, Call, KernelOp, Operand } from './backend.ts';
 import { zeros } from './creation.ts';
 import { bytesPerElement, type DType } from './dtype.ts';
 import { DTypeError } from './errors.ts';
@@ -104,156 +104,233 @@ export function launch(
   specs: readonly Spec[],
   mutated?: readonly Tensor[],
 ): Tensor[] {
-  const outputs =
-    mutated?.map((t) => viewOf(t, t.shape, t.offset, t.rowStride)) ??
-    specs.map(({ shape, dtype }) => {
-      if (!backend.dtypes.has(dtype))
-        throw new DTypeError(
-          `${call.op.name}: backend ${backend.name} holds ${[...backend.dtypes].join(', ')}: got ${dtype}.`,
-        );
-      return new Tensor(new Storage(backend, sizeOf(shape) * bytesPerElement[dtype]), { shape, dtype });
-    });
-  if (outputs.some((t) => t.size > 0))
-    backend.run({
-      ...call,
-      inputs: inputs.map((t) => t?.operand(call.op.name) ?? null),
-      outputs: outputs.map((t) => t.operand(call.op.name)),
-    });
-  for (const t of mutated ?? []) {
-    const storage = t.storage(call.op.name);
-    storage.version++;
-    storage.writer = call.op.name;
+  const { name } = call.op;
+  const operands = operandsOf(name, inputs);
+  const outputs = mutated
+    ? mutated.map((t) => viewOf(t, t.shape, t.offset, t.rowStride))
+    : allocateAll(backend, name, specs);
+  try {
+    if (outputs.some((t) => t.size > 0))
+      backend.run({ ...call, inputs: operands, outputs: outputs.map((t) => t.operand(name)) });
+  } catch (error) {
+    for (const t of outputs) t.dispose();
+    throw error;
   }
+  for (const t of mutated ?? []) t.storage(name).written(name);
   return outputs;
 }
 
-/** Gives an op's outputs their place in the graph. */
-export function record(parts: ConstructorParameters<typeof GradNode>[0], outputs: readonly Tensor[]): Tensor[] {
+/** New tensors; if memory ends on the way, those already made are given back. */
+function allocateAll(backend: Backend, name: string, specs: readonly Spec[]): Tensor[] {
+  for (const { dtype } of specs)
+    if (!backend.dtypes.has(dtype))
+      throw new DTypeError(
+        `${name}: the result's dtype must be one that backend ${backend.name} holds (${[...backend.dtypes].join(', ')}): got ${dtype}. Cast the inputs.`,
+      );
+  const made: Tensor[] = [];
+  try {
+    for (const spec of specs)
+      made.push(
+        new Tensor(new Storage(backend, sizeOf(spec.shape) * bytesPerElement[spec.dtype]), {
+          shape: spec.shape,
+          dtype: spec.dtype,
+        }),
+      );
+  } catch (error) {
+    for (const t of made) t.dispose();
+    throw error;
+  }
+  return made;
+}
+
+const operandsOf = (name: string, tensors: readonly (Tensor | null)[]): (Operand | null)[] =>
+  tensors.map((t) => (t ? t.operand(name) : null));
+
+/** Gives an op's outputs, handles that nobody else holds yet, their place in the graph. */
+export function record(parts: NodeParts, outputs: readonly Tensor[]): Tensor[] {
   const node = new GradNode(parts);
-  return outputs.map((t, index) => {
-    const made = new Tensor(t.storage(parts.op).retain(), t, { node, index });
-    t.dispose();
-    return made;
-  });
+  return outputs.map((t, index) => t.attach({ node, index }));
 }
 
 const asList = <T>(value: T | readonly T[]): readonly T[] => (Array.isArray(value) ? value : [value as T]);
 
+/** An input's rule with where its saved values come from, worked out once an op. */
+interface PlannedRule<A> {
+  readonly rule: GradientRule<A>['rule'];
+  readonly saves: readonly { readonly name: string; readonly output: boolean; readonly index: number }[];
+}
+
+function planRules<Names extends string, A>({ inputs, gradient }: OpOptions<Names, A>): (PlannedRule<A> | null)[] {
+  return inputs.map((n) => {
+    const entry = gradient?.[n];
+    if (!entry) return null;
+    const saves = (entry.saves ?? []).map((name) => {
+      const index = inputs.indexOf(name as Names);
+      return index >= 0 ? { name, output: false, index } : { name, output: true, index: Number(name.slice(3)) };
+    });
+    return { rule: entry.rule, saves };
+  });
+}
+
 /** Defines an op in one place. See packages/tensor/src/ops/README.md. */
 export function defineOp<const Names extends string, A = Attributes>(options: OpOptions<Names, A>): Op<Names, A> {
-  const { name, inputs: names, optional = [], mutates } = options;
-  if (!options.reference === !options.compose)
-    throw new TypeError(`defineOp ${name}: needs exactly one of reference and compose.`);
-  const blocks = new Set<string>(options.columnBlocks);
+  const { name, inputs: names, gradient, compose } = options;
+  if (!options.reference === !compose)
+    throw new TypeError(`defineOp ${name}: must have exactly one of reference and compose. Remove or add one.`);
+  const optional = names.map((n) => options.optional?.includes(n) ?? false);
+  const takesBlocks = names.map((n) => options.columnBlocks?.includes(n) ?? false);
+  const mutates = options.mutates?.map((n) => names.indexOf(n));
+  const rules = planRules(options);
 
-  const gather = (given: Readonly<Partial<Record<Names, Tensor | null>>>): (Tensor | null)[] =>
-    names.map((n) => {
-      const t = given[n] ?? null;
-      if (!t && !optional.includes(n))
-        throw new TypeError(`${name}: input ${n} must be a tensor: got ${String(given[n])}.`);
-      return t;
+  const gather = (given: Given<Names>): (Tensor | null)[] =>
+    names.map((n, i) => {
+      const t = given[n];
+      if (t) {
+        t.storage(name);
+        return t;
+      }
+      if (!optional[i]) throw new TypeError(`${name}: input ${n} must be a tensor: got ${String(t)}. Pass one.`);
+      return null;
     });
 
-  const compute = (backend: Backend, tensors: (Tensor | null)[], specs: readonly Spec[], attributes: A): Tensor[] => {
-    const dense = tensors.map((t, i) => (t && !t.isContiguous && !blocks.has(names[i]!) ? t.contiguous() : t));
+  const compute = (
+    backend: Backend,
+    tensors: (Tensor | null)[],
+    specs: readonly Spec[],
+    attributes: A,
+    given: Given<Names>,
+  ): Tensor[] => {
+    const dense = tensors.map((t, i) => (t === null || t.isContiguous || takesBlocks[i] ? t : t.contiguous()));
     const call = { op, attributes: attributes as Attributes };
-    const mutated = mutates?.map((n) => tensors[names.indexOf(n)]!);
-    const freeCopies = (): void =>
-      dense.forEach((t, i) => {
-        if (t !== tensors[i]) t?.dispose();
-      });
-    const operands = {
-      inputs: dense.map((t) => t?.operand(name) ?? null),
-      outputs: specs.map((s) => ({ ...s, buffer: {}, offset: 0, rowStride: sizeOf(s.shape.slice(1)) })),
-    };
-    if (!options.compose || backend.supports({ ...call, ...operands })) {
-      const outputs = launch(backend, call, dense, specs, mutated);
-      freeCopies();
-      return outputs;
+    try {
+      if (!compose || backend.supports({ ...call, inputs: operandsOf(name, dense), outputs: specs.map(unplaced) }))
+        return launch(
+          backend,
+          call,
+          dense,
+          specs,
+          mutates?.map((i) => tensors[i]!),
+        );
+    } finally {
+      for (let i = 0; i < dense.length; i++) if (dense[i] !== tensors[i]) dense[i]!.dispose();
     }
-    freeCopies();
-    return scope(() => noGrad(() => composed(tensors, specs, attributes)));
+    return noGrad(() => composed(tensors, specs, attributes, given));
   };
 
   /** The composition, in the dtypes that the op's shape rule promises: half-precision results are rounded once, here. */
-  const composed = (tensors: readonly (Tensor | null)[], specs: readonly Spec[], attributes: A): Tensor[] => {
-    const inputs = Object.fromEntries(names.map((n, i) => [n, tensors[i]])) as Record<Names, Tensor>;
-    return asList(options.compose!(inputs, attributes)).map((t, i) => {
-      const { dtype } = specs[i]!;
-      return t.dtype === dtype ? t : t.cast(dtype);
-    });
-  };
+  const composed = (
+    tensors: readonly (Tensor | null)[],
+    specs: readonly Spec[],
+    attributes: A,
+    given: Given<Names>,
+  ): Tensor[] =>
+    scope(() =>
+      asList(compose!(given as Readonly<Record<Names, Tensor>>, attributes)).map((t, i) => {
+        const { dtype } = specs[i]!;
+        if (t.dtype !== dtype) return t.cast(dtype);
+        return tensors.includes(t) ? t.alias() : t;
+      }),
+    );
 
   const apply: Op<Names, A>['apply'] = (given, attributes) => {
     const tensors = gather(given);
     const backend = backendOf(name, tensors);
-    for (const t of tensors) t?.storage(name);
-    const inputSpecs = Object.fromEntries(names.map((n, i) => [n, tensors[i] ?? undefined])) as unknown as Record<
-      Names,
-      Spec
-    >;
-    const specs = asList(options.shape(inputSpecs, attributes));
+    const specs = asList(options.shape(given as unknown as Readonly<Record<Names, Spec>>, attributes));
     const edges = edgesFor(tensors);
-    const { gradient } = options;
-    if (edges && mutates) throw new TypeError(`${name}: writes in place and must run inside noGrad.`);
-    if (edges && !gradient && options.compose) return composed(tensors, specs, attributes);
-    const outputs = compute(backend, tensors, specs, attributes);
+    if (edges && mutates)
+      throw new TypeError(`${name}: must run inside noGrad, because it writes in place: got an input with history.`);
+    if (edges && !gradient && compose) return composed(tensors, specs, attributes, given);
+    const outputs = compute(backend, tensors, specs, attributes, given);
     if (!edges || !gradient) return outputs;
-    return record(nodeParts(options, gradient, tensors, edges, outputs, attributes), outputs);
+    return record(nodeParts(options, rules, tensors, edges, outputs, attributes), outputs);
   };
 
   const op: Op<Names, A> = { name, options, apply, ...(options.reference ? { reference: options.reference } : {}) };
   return op;
 }
 
+type Given<Names extends string> = Readonly<Partial<Record<Names, Tensor | null>>>;
+
+const nowhere = {};
+/** An output as `supports` sees it: before it has memory. */
+const unplaced = ({ shape, dtype }: Spec): Operand => ({
+  buffer: nowhere,
+  dtype,
+  shape,
+  offset: 0,
+  rowStride: sizeOf(shape, 1),
+});
+
 /** What a GradNode of this call needs: rules bound to the call, and only the values those rules save. */
 function nodeParts<Names extends string, A>(
-  options: OpOptions<Names, A>,
-  gradient: NonNullable<OpOptions<Names, A>['gradient']>,
+  { name, inputs: names }: OpOptions<Names, A>,
+  planned: readonly (PlannedRule<A> | null)[],
   tensors: readonly (Tensor | null)[],
-  edges: readonly Edge[],
+  edges: Edge[],
   outputs: readonly Tensor[],
   attributes: A,
-): ConstructorParameters<typeof GradNode>[0] {
-  const { name, inputs: names } = options;
+): NodeParts {
   const saved: Record<string, Tensor> = {};
-  const inputSpecs = Object.fromEntries(
-    tensors.flatMap((t, i) => (t ? [[names[i]!, { shape: t.shape, dtype: t.dtype }]] : [])),
-  );
-  const backend = outputs[0]!.backend;
-  const outputSpecs = outputs.map(({ shape, dtype }) => ({ shape, dtype }));
-  const rules = names.map((n, i): Rule => {
-    if (!edges[i]) return null;
-    const entry = gradient[n];
-    if (!entry) return null;
-    for (const s of entry.saves ?? []) {
-      const t =
-        s.startsWith('out') && !names.includes(s as Names)
-          ? outputs[Number(s.slice(3))]
-          : tensors[names.indexOf(s as Names)];
-      if (t) saved[s] = t;
+  const facts: CallFacts<A> = {
+    names,
+    attributes,
+    backend: outputs[0]!.backend,
+    inputs: tensors.map((t) => t && { shape: t.shape, dtype: t.dtype }),
+    outputs: outputs.map((t) => ({ shape: t.shape, dtype: t.dtype })),
+  };
+  const rules = planned.map((plan, i): Rule => {
+    if (!edges[i] || !plan) return null;
+    for (const { name: n, output, index } of plan.saves) {
+      const t = output ? outputs[index] : tensors[index];
+      if (t) saved[n] = t;
     }
-    return ({ grads, saved: values, once }) => {
-      const gradOf = (output: number): Tensor =>
-        grads[output] ?? zeros(outputSpecs[output]!.shape, { backend, dtype: outputSpecs[output]!.dtype });
-      return entry.rule({
-        get grad() {
-          return gradOf(0);
-        },
-        gradOf,
-        saved: values,
-        attributes,
-        inputs: inputSpecs,
-        once,
-      });
-    };
+    return (context) => plan.rule(new BoundContext(facts, context));
   });
   return {
     op: name,
     edges: edges.map((e, i) => (rules[i] ? e : null)),
-    inputShapes: tensors.map((t) => t?.shape ?? []),
-    outputShapes: outputSpecs.map((s) => s.shape),
+    inputShapes: tensors.map((t) => (t ? t.shape : [])),
+    outputShapes: facts.outputs.map((s) => s.shape),
     rules,
     saved,
   };
+}
+
+interface CallFacts<A> {
+  readonly names: readonly string[];
+  readonly attributes: A;
+  readonly backend: Backend;
+  readonly inputs: readonly (Spec | null)[];
+  readonly outputs: readonly Spec[];
+}
+
+/** What a rule sees: a call's facts and what the walk brought. */
+class BoundContext<A> implements RuleContext<A> {
+  readonly attributes: A;
+  readonly saved: Readonly<Record<string, Tensor>>;
+  readonly once: <T>(compute: () => T) => T;
+  readonly #facts: CallFacts<A>;
+  readonly #grads: GradientContext['grads'];
+
+  constructor(facts: CallFacts<A>, { grads, saved, once }: GradientContext) {
+    this.attributes = facts.attributes;
+    this.saved = saved;
+    this.once = once;
+    this.#facts = facts;
+    this.#grads = grads;
+  }
+  get grad(): Tensor {
+    return this.gradOf(0);
+  }
+  /** Zeros where nothing arrived. */
+  readonly gradOf = (output: number): Tensor => {
+    const { backend, outputs } = this.#facts;
+    return this.#grads[output] ?? zeros(outputs[output]!.shape, { backend, dtype: outputs[output]!.dtype });
+  };
+  get inputs(): Readonly<Record<string, Spec>> {
+    const { names, inputs } = this.#facts;
+    const specs: Record<string, Spec> = {};
+    for (const [i, spec] of inputs.entries()) if (spec) specs[names[i]!] = spec;
+    return specs;
+  }
 }

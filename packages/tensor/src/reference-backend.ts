@@ -14,7 +14,7 @@ class Bytes {
 function rowsOf({ buffer, dtype, shape, offset, rowStride }: Operand): Uint8Array {
   const { bytes } = buffer as Bytes;
   const width = bytesPerElement[dtype];
-  const row = sizeOf(shape.slice(1)) * width;
+  const row = sizeOf(shape, 1) * width;
   const rows = shape[0] ?? 1;
   const start = offset * width;
   if (rows <= 1 || rowStride * width === row) return bytes.subarray(start, start + rows * row);

@@ -4,22 +4,26 @@ export interface Disposable {
 }
 
 type Frame = Set<Disposable> | null;
-const frames: Frame[] = [];
+/** The innermost scope. Functions below put the one before back, so an exception leaves nothing behind. */
+let current: Frame = null;
 
 /** Puts a new tensor into the innermost scope, if there is one. */
 export function track(item: Disposable): void {
-  frames.at(-1)?.add(item);
+  current?.add(item);
 }
 
-/** Runs `fn` with nothing tracked: what it makes belongs to the caller alone. */
-export function untracked<T>(fn: () => T): T {
-  frames.push(null);
+function within<T>(frame: Frame, fn: () => T): T {
+  const before = current;
+  current = frame;
   try {
     return fn();
   } finally {
-    frames.pop();
+    current = before;
   }
 }
+
+/** Runs `fn` with nothing tracked: what it makes belongs to the caller alone. */
+export const untracked = <T>(fn: () => T): T => within(null, fn);
 
 const ended = 'freed at the end of its scope; return it from the scope to keep it';
 
@@ -30,8 +34,12 @@ function collect(value: unknown, into: Set<unknown>): void {
   if (typeof (value as Partial<Disposable>).dispose === 'function') return;
   if (value instanceof Map) for (const item of value.values()) collect(item, into);
   else if (Array.isArray(value) || value instanceof Set) for (const item of value) collect(item, into);
-  else if (Object.getPrototypeOf(value) === Object.prototype)
-    for (const item of Object.values(value)) collect(item, into);
+  else if (isPlain(value)) for (const item of Object.values(value)) collect(item, into);
+}
+
+function isPlain(value: object): boolean {
+  const prototype: unknown = Object.getPrototypeOf(value);
+  return prototype === Object.prototype || prototype === null;
 }
 
 function assertSync(op: string, value: unknown): void {
@@ -41,26 +49,31 @@ function assertSync(op: string, value: unknown): void {
     );
 }
 
-function leave(frame: Set<Disposable>, kept: Set<unknown>): void {
-  const parent = frames.at(-1);
+/** Frees what a frame holds, but for `kept`, which goes to the scope around. */
+function leave(frame: Set<Disposable>, kept: Set<unknown> | null): void {
   for (const item of frame) {
-    if (kept.has(item)) parent?.add(item);
+    if (kept?.has(item)) track(item);
     else item.dispose(ended);
   }
 }
 
-/** Frees every tensor that `fn` makes, except those it returns (alone or inside arrays, objects, maps, sets). */
+/**
+ * Frees every tensor that `fn` makes, except those it returns: alone or inside arrays, plain objects, maps (values) and
+ * sets, at any depth. Instances of classes are not searched, but Gradients are kept. An exception frees everything.
+ * `fn` must be synchronous; across awaits use `openScope`.
+ */
 export function scope<T>(fn: () => T): T {
   const frame = new Set<Disposable>();
-  const kept = new Set<unknown>();
-  frames.push(frame);
+  let kept: Set<unknown> | null = null;
+  const before = current;
+  current = frame;
   try {
     const result = fn();
     assertSync('scope', result);
-    collect(result, kept);
+    if (frame.size > 0) collect(result, (kept = new Set()));
     return result;
   } finally {
-    frames.pop();
+    current = before;
     leave(frame, kept);
   }
 }
@@ -70,13 +83,14 @@ export class OpenScope {
   readonly #frame = new Set<Disposable>();
   /** Runs a synchronous function whose tensors belong to this scope. */
   run<T>(fn: () => T): T {
-    frames.push(this.#frame);
+    const before = current;
+    current = this.#frame;
     try {
       const result = fn();
       assertSync('OpenScope.run', result);
       return result;
     } finally {
-      frames.pop();
+      current = before;
     }
   }
   /** Takes a tensor out, so that it outlives this scope; false if it was not this scope's. */
@@ -84,9 +98,10 @@ export class OpenScope {
     return this.#frame.delete(item);
   }
   dispose(): void {
-    const frame = [...this.#frame];
-    this.#frame.clear();
-    for (const item of frame) item.dispose(ended);
+    for (const item of this.#frame) {
+      this.#frame.delete(item);
+      item.dispose(ended);
+    }
   }
   [Symbol.dispose](): void {
     this.dispose();
@@ -98,7 +113,7 @@ export const openScope = (): OpenScope => new OpenScope();
 
 /** Forgets a tensor that frees itself earlier than its scope, so that long scopes do not grow. */
 export function untrack(item: Disposable): void {
-  frames.at(-1)?.delete(item);
+  current?.delete(item);
 }
 
 export { assertSync };

@@ -2,14 +2,26 @@ import { ShapeError } from './errors.ts';
 
 export type Shape = readonly number[];
 
-export const sizeOf = (shape: Shape): number => shape.reduce((product, n) => product * n, 1);
+/** Elements of a shape, or of its axes from `first` on. */
+export function sizeOf(shape: Shape, first = 0): number {
+  let product = 1;
+  for (let i = first; i < shape.length; i++) product *= shape[i]!;
+  return product;
+}
 
 export const showShape = (shape: Shape): string => `[${shape.join(', ')}]`;
 
-export const sameShape = (a: Shape, b: Shape): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
+export function sameShape(a: Shape, b: Shape): boolean {
+  if (a === b) return true;
+  if (a.length !== b.length) return false;
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
+  return true;
+}
 
 /** The shape both operands broadcast to, as NumPy and PyTorch do; throws with both shapes. */
 export function broadcastShapes(op: string, ...shapes: Shape[]): Shape {
+  const [first] = shapes;
+  if (first && shapes.every((s) => sameShape(s, first))) return first;
   const rank = Math.max(0, ...shapes.map((s) => s.length));
   return Array.from({ length: rank }, (_, i) => {
     let size = 1;
@@ -48,6 +60,7 @@ export function broadcastStrides(shape: Shape, target: Shape): number[] {
 
 /** An axis in 0 .. rank-1, negatives counted from the end. */
 export function normalizeAxis(op: string, axis: number, rank: number): number {
+  if (rank === 0) throw new ShapeError(`${op}: the tensor must have an axis ${axis}: got a scalar of shape [].`);
   const normal = axis < 0 ? axis + rank : axis;
   if (!Number.isInteger(axis) || normal < 0 || normal >= rank)
     throw new ShapeError(`${op}: axis must be an integer in ${-rank} .. ${rank - 1}: got ${axis}.`);

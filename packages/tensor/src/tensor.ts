@@ -1,12 +1,12 @@
 import type { GradNode, Leaf } from './autograd.ts';
 import type { Backend, Operand } from './backend.ts';
-import { bytesPerElement, type DType, decode, type TensorData } from './dtype.ts';
+import { bytesPerElement, type DType, decode, isFloat, type TensorData } from './dtype.ts';
 import { UseAfterFreeError } from './errors.ts';
 import { unwatch, watch } from './leaks.ts';
 import type { Storage } from './memory.ts';
 import type { TensorMethods } from './methods.ts';
 import { track, untrack } from './scope.ts';
-import { type Shape, sameShape, showShape, sizeOf } from './shape.ts';
+import { type Shape, showShape, sizeOf } from './shape.ts';
 
 /** How a tensor came to be: the node that made it and which of its outputs it is. */
 export interface Origin {
@@ -36,39 +36,39 @@ export class Tensor {
   readonly offset: number;
   /** Elements between neighbours along axis 0; larger than the row itself for a column block. */
   readonly rowStride: number;
+  /** Number of elements. */
+  readonly size: number;
+  /** False only for a column block. */
+  readonly isContiguous: boolean;
   readonly #storage: Storage;
   #freed: string | null = null;
   #leaf: Leaf | null = null;
-  #origin: Origin | null;
+  #origin: Origin | null = null;
 
-  /** For op implementations: takes over one reference of `storage`. */
-  constructor(storage: Storage, layout: Layout, origin: Origin | null = null) {
+  /** For op implementations: takes over one reference of `storage`. Untracked tensors belong to no scope. */
+  constructor(storage: Storage, layout: Layout, tracked = true) {
+    const { shape, dtype } = layout;
+    const rows = shape.length === 0 ? 1 : shape[0]!;
+    const row = sizeOf(shape, 1);
     this.#storage = storage;
-    this.shape = layout.shape;
-    this.dtype = layout.dtype;
+    this.shape = shape;
+    this.dtype = dtype;
     this.offset = layout.offset ?? 0;
-    this.rowStride = layout.rowStride ?? sizeOf(layout.shape.slice(1));
-    this.#origin = origin;
-    origin?.node.retain();
-    track(this);
+    this.rowStride = layout.rowStride ?? row;
+    this.size = rows * row;
+    this.isContiguous = rows <= 1 || this.rowStride === row;
+    if (tracked) track(this);
     watch(this);
   }
 
   get backend(): Backend {
     return this.#storage.backend;
   }
-  get size(): number {
-    return sizeOf(this.shape);
-  }
   get rank(): number {
     return this.shape.length;
   }
   get isFreed(): boolean {
     return this.#freed !== null;
-  }
-  /** False only for a column block. */
-  get isContiguous(): boolean {
-    return (this.shape[0] ?? 1) <= 1 || this.rowStride === sizeOf(this.shape.slice(1));
   }
   /** Whether backward reaches this tensor: it is a trainable leaf or depends on one. */
   get requiresGrad(): boolean {
@@ -80,8 +80,8 @@ export class Tensor {
       throw new TypeError(
         'requiresGrad: must be set on a leaf: this tensor was made by an op. Use detach() for a leaf.',
       );
-    if (wanted && !['f32', 'f64', 'f16', 'bf16'].includes(this.dtype))
-      throw new TypeError(`requiresGrad: needs a floating dtype: got ${this.dtype}.`);
+    if (wanted && !isFloat(this.dtype))
+      throw new TypeError(`requiresGrad: the dtype must be floating: got ${this.dtype}. Use cast('f32') first.`);
     if (wanted !== (this.#leaf !== null)) this.#leaf = wanted ? { shape: this.shape } : null;
   }
   /** The identity under which gradients are collected; shared by aliases. */
@@ -95,7 +95,9 @@ export class Tensor {
   /** The storage, for op implementations; throws when freed. */
   storage(op: string): Storage {
     if (this.#freed !== null)
-      throw new UseAfterFreeError(`${op}: tensor ${showShape(this.shape)} ${this.dtype} was ${this.#freed}.`);
+      throw new UseAfterFreeError(
+        `${op}: tensor ${showShape(this.shape)} ${this.dtype} must be alive: it was ${this.#freed}.`,
+      );
     return this.#storage;
   }
   /** What a kernel sees. */
@@ -105,16 +107,26 @@ export class Tensor {
   }
   /** Another handle of the same storage with the same history. */
   alias(): Tensor {
-    const copy = new Tensor(this.storage('alias').retain(), this, this.#origin);
+    const copy = new Tensor(this.storage('alias').retain(), this);
     copy.#leaf = this.#leaf;
+    copy.#origin = this.#origin;
+    copy.#origin?.node.retain();
     return copy;
+  }
+  /** For op implementations: gives a handle that nobody else holds its place in the graph. */
+  attach(origin: Origin): this {
+    origin.node.retain();
+    this.#origin?.node.release();
+    this.#origin = origin;
+    this.#leaf = null;
+    return this;
   }
   /** Another handle of the same storage without history: no gradient flows through it. */
   detach(): Tensor {
     return new Tensor(this.storage('detach').retain(), this);
   }
 
-  dispose(reason = 'disposed'): void {
+  dispose(reason = 'disposed; dispose it after its last use'): void {
     if (this.#freed !== null) return;
     this.#freed = reason;
     untrack(this);
@@ -162,8 +174,9 @@ export class Tensor {
 
 /** A handle on part of a tensor's storage, without history. */
 export function viewOf(t: Tensor, shape: Shape, offset = t.offset, rowStride?: number): Tensor {
-  const contiguous = rowStride ?? sizeOf(shape.slice(1));
+  const contiguous = rowStride ?? sizeOf(shape, 1);
   return new Tensor(t.storage('view').retain(), { shape, dtype: t.dtype, offset, rowStride: contiguous });
 }
 
-export const sameLayout = (a: Tensor, b: Tensor): boolean => sameShape(a.shape, b.shape) && a.dtype === b.dtype;
+/** A handle without history that no scope owns: what backward keeps. */
+export const keptHandle = (t: Tensor, op: string): Tensor => new Tensor(t.storage(op).retain(), t, false);

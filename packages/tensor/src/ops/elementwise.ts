@@ -71,7 +71,7 @@ export const geluTanh = defineElementwise({
     },
   },
 });
-export const relu = defineElementwise({ name: 'relu', inputs: ['x'], forward: ({ x }) => x.max(0), gradient: { x: ({ x, grad }) => select(x.gt(0), grad, 0) }, samples: x(0.1, 2) });
+export const relu = defineElementwise({ name: 'relu', inputs: ['x'], forward: ({ x }) => x.max(0), gradient: { x: ({ x, grad }) => select(x.le(0), 0, grad) }, samples: x(0.1, 2) });
 
 export const add = defineElementwise({ name: 'add', inputs: ['a', 'b'], forward: ({ a, b }) => a.add(b), gradient: { a: 'grad', b: 'grad' }, samples: ab(), errors: mismatch });
 export const sub = defineElementwise({ name: 'sub', inputs: ['a', 'b'], forward: ({ a, b }) => a.sub(b), gradient: { a: 'grad', b: ({ grad }) => grad.neg() }, samples: ab(), errors: mismatch });
@@ -80,11 +80,12 @@ export const div = defineElementwise({
   name: 'div', inputs: ['a', 'b'], result: 'float', forward: ({ a, b }) => a.div(b), samples: ab(0.3, 2), errors: mismatch,
   gradient: { a: ({ grad, b }) => grad.div(b), b: ({ grad, a, b }) => grad.mul(a).div(b.mul(b)).neg() },
 });
+/** a to the power b, f32 for integers. Gradients as torch.pow: 0 for a where b is 0, 0 for b where a is 0 and b is not negative, NaN for b where a is negative. */
 export const pow = defineElementwise({
   name: 'pow', inputs: ['a', 'b'], result: 'float', forward: ({ a, b }) => a.pow(b), samples: ab(0.3, 2), errors: mismatch,
   gradient: {
     a: ({ grad, a, b }) => select(b.eq(0), 0, grad.mul(b).mul(a.pow(b.sub(1)))),
-    b: ({ grad, a, out }) => select(a.gt(0), grad.mul(out).mul(select(a.gt(0), a, 1).log()), 0),
+    b: ({ grad, a, b, out }) => select(a.eq(0), select(b.ge(0), 0, grad.mul(out).neg()), grad.mul(out).mul(a.log())),
   },
 });
 /** NaN propagates; where both are equal the gradient is shared, as PyTorch does. */
@@ -112,9 +113,9 @@ export const le = comparison('le');
 export const gt = comparison('gt');
 export const ge = comparison('ge');
 
-/** a where condition is not 0, else b. */
+/** a where condition is not 0, else b, in the dtype that a and b meet in; f32 where both are numbers. */
 export const where = defineElementwise({
-  name: 'where', inputs: ['condition', 'a', 'b'],
+  name: 'where', inputs: ['condition', 'a', 'b'], selects: 'condition',
   forward: ({ condition, a, b }) => select(condition.ne(0), a, b),
   gradient: {
     a: ({ condition, grad }) => select(condition.ne(0), grad, 0),
@@ -128,7 +129,7 @@ export const where = defineElementwise({
 });
 /** silu(gate) * up: Phi-3's feed-forward activation in one pass. */
 export const swiglu = defineElementwise({
-  name: 'swiglu', inputs: ['gate', 'up'],
+  name: 'swiglu', inputs: ['gate', 'up'], result: 'float',
   forward: ({ gate, up }) => gate.mul(gate.sigmoid()).mul(up),
   gradient: {
     gate: ({ gate, up, grad }) => {

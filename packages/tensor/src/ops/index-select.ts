@@ -3,10 +3,13 @@
 import { noGrad } from '../autograd.ts';
 import type { Attributes, Dense } from '../backend.ts';
 import { tensor, zeros } from '../creation.ts';
+import { isFloat } from '../dtype.ts';
 import { DTypeError, ShapeError } from '../errors.ts';
 import { defineOp, type Spec } from '../op.ts';
+import { scope, untracked } from '../scope.ts';
 import { normalizeAxis, sameShape, showShape, sizeOf } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
+import { concat } from './layout.ts';
 
 /** `n` is the size of the indexed axis in the larger tensor. */
 interface Rows {
@@ -26,7 +29,9 @@ function place(op: string, index: number, n: number): number {
 
 const three = (op: string, x: Spec): [number, number, number] => {
   if (x.shape.length !== 3)
-    throw new ShapeError(`${op}: the op takes [outer, n, inner]: got ${showShape(x.shape)}. Call the function.`);
+    throw new ShapeError(
+      `${op}: the op takes [outer, n, inner]: got ${showShape(x.shape)}. Call the function ${op}() instead of the op.`,
+    );
   return x.shape as [number, number, number];
 };
 
@@ -191,21 +196,39 @@ const folded = (x: Tensor, axis: number): Tensor =>
 /** Slices of x along an axis at i32 indices of any shape (torch.index_select; the index shape replaces the axis). Indices are the caller's to keep in range. */
 export function indexSelect(x: Tensor, indices: Tensor, axis = 0): Tensor {
   const a = normalizeAxis('indexSelect', axis, x.rank);
-  const picked = indexSelectOp.apply({ x: folded(x, a), indices }, {})[0]!;
-  return picked.reshape([...x.shape.slice(0, a), ...indices.shape, ...x.shape.slice(a + 1)]);
+  return scope(() => {
+    const picked = indexSelectOp.apply({ x: folded(x, a), indices }, {})[0]!;
+    return picked.reshape([...x.shape.slice(0, a), ...indices.shape, ...x.shape.slice(a + 1)]);
+  });
 }
 
 /** torch.gather: out[.., j, ..] = x[.., indices[.., j, ..], ..] along the axis. */
 export function gather(x: Tensor, indices: Tensor, axis: number): Tensor {
   const a = normalizeAxis('gather', axis, x.rank);
-  return gatherOp.apply({ x: folded(x, a), indices: folded(indices, a) }, {})[0]!.reshape(indices.shape);
+  sameOutside('gather', x, indices, a);
+  return scope(() => gatherOp.apply({ x: folded(x, a), indices: folded(indices, a) }, {})[0]!.reshape(indices.shape));
+}
+
+/** Folding would hide that shapes differ, such as [2, 3] and [3, 2] beside the axis. */
+function sameOutside(op: string, x: Tensor, indices: Tensor, axis: number): void {
+  if (!sameShape(x.shape.toSpliced(axis, 1), indices.shape.toSpliced(axis, 1)))
+    throw new ShapeError(
+      `${op}: indices must have the tensor's shape but for axis ${axis}: got ${showShape(indices.shape)} for ${showShape(x.shape)}. Use slice() or expand().`,
+    );
 }
 
 /** torch.scatter_add: a copy of x with source added at indices along the axis. */
 export function scatterAdd(x: Tensor, indices: Tensor, source: Tensor, axis: number): Tensor {
   const a = normalizeAxis('scatterAdd', axis, x.rank);
-  const added = scatterAddOp.apply({ source: folded(source, a), indices: folded(indices, a) }, { n: x.shape[a]! })[0]!;
-  return x.add(added.reshape(x.shape));
+  sameOutside('scatterAdd', x, indices, a);
+  if (!sameShape(source.shape, indices.shape))
+    throw new ShapeError(
+      `scatterAdd: source and indices must have one shape: got ${showShape(source.shape)} and ${showShape(indices.shape)}. Use slice() or expand().`,
+    );
+  return scope(() => {
+    const places = { source: folded(source, a), indices: folded(indices, a) };
+    return x.add(scatterAddOp.apply(places, { n: x.shape[a]! })[0]!.reshape(x.shape));
+  });
 }
 
 /** Rows of a table [v, d] at token ids: [..ids, d]. Ids given as numbers are checked against v here. */
@@ -216,12 +239,13 @@ export function embedding(ids: Tensor | Int32Array | readonly number[], table: T
       throw new RangeError(
         `embedding: ids must be in 0 .. ${table.shape[0]! - 1}: got ${id}. Do tokenizer and model belong together?`,
       );
-  return indexSelect(table, tensor(ids, { backend: table.backend, dtype: 'i32' }), 0);
+  using places = untracked(() => tensor(ids, { backend: table.backend, dtype: 'i32' }));
+  return indexSelect(table, places, 0);
 }
 
-/** The k largest along the last axis, largest first: values and i32 indices; equal values keep their order. */
+/** The k largest along the last axis, largest first, NaN before all: values and i32 indices; equal values keep their order. */
 export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } {
-  const n = x.shape.at(-1) ?? 0;
+  const n = x.shape[normalizeAxis('topk', -1, x.rank)]!;
   if (!(Number.isInteger(k) && k >= 0 && k <= n))
     throw new RangeError(`topk: k must be an integer in 0 .. ${n}: got ${k}.`);
   if (k === 0) {
@@ -231,20 +255,25 @@ export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
       indices: zeros(shape, { backend: x.backend, dtype: 'i32' }),
     };
   }
-  const indices = noGrad(() => {
-    const places = tensor(
-      Int32Array.from({ length: n }, (_, i) => i),
-      { backend: x.backend, dtype: 'i32' },
-    );
-    // Taken places go below everything that is left, so a round may leave -infinity but never repeat a place.
-    let left = x.detach();
-    const picked: Tensor[] = [];
-    for (let i = 0; i < k; i++) {
-      const best = left.argmax(-1, { keepDims: true });
-      picked.push(best);
-      if (i + 1 < k) left = places.eq(best).where(Number.NEGATIVE_INFINITY, left);
-    }
-    return picked.length === 1 ? picked[0]! : picked[0]!.concat(picked.slice(1), -1);
-  });
+  const indices = noGrad(() => scope(() => largestPlaces(x, k)));
   return { values: gather(x, indices, -1), indices };
+}
+
+/** A round finds the largest that is left and takes its place out. */
+function largestPlaces(x: Tensor, k: number): Tensor {
+  const n = x.shape.at(-1)!;
+  const places = tensor(
+    Int32Array.from({ length: n }, (_, i) => i),
+    { backend: x.backend, dtype: 'i32' },
+  );
+  // Taken places lie strictly below the rest, -infinity included; finite, because WGSL may assume that infinities do not occur.
+  const [taken, least] = isFloat(x.dtype) ? [-3.4028234663852886e38, -3.4e38] : [-(2 ** 31), 1 - 2 ** 31];
+  let left = x.cast(isFloat(x.dtype) ? floatOut(x.dtype) : 'i32').maximum(least!);
+  const picked: Tensor[] = [];
+  for (let i = 0; i < k; i++) {
+    const best = left.argmax(-1, { keepDims: true });
+    picked.push(best);
+    if (i + 1 < k) left = places.eq(best).where(taken!, left);
+  }
+  return concat(picked, -1);
 }

@@ -2,10 +2,20 @@
 import { edgesFor } from '../autograd.ts';
 import { zeros } from '../creation.ts';
 import type { DType } from '../dtype.ts';
-import { isFloat } from '../dtype.ts';
+import { isFloat, promote } from '../dtype.ts';
 import { ShapeError } from '../errors.ts';
 import { defineOp, record, type Spec } from '../op.ts';
-import { broadcastShapes, normalizeAxis, type Shape, sameShape, showShape, sizeOf, stridesOf } from '../shape.ts';
+import { scope } from '../scope.ts';
+import {
+  broadcastShapes,
+  checkShape,
+  normalizeAxis,
+  type Shape,
+  sameShape,
+  showShape,
+  sizeOf,
+  stridesOf,
+} from '../shape.ts';
 import { type Tensor, viewOf } from '../tensor.ts';
 import { identity } from './elementwise.ts';
 
@@ -45,9 +55,13 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
     );
   x.storage('reshape');
   const keepsRows = !x.isContiguous && full[0] === x.shape[0];
-  const source = x.isContiguous || keepsRows ? x : contiguous(x);
-  const view = viewOf(source, full, source.offset, keepsRows ? x.rowStride : undefined);
-  return viewOp('reshape', source, view, (grad) => reshape(grad, source.shape));
+  if (!x.isContiguous && !keepsRows) {
+    using dense = contiguous(x);
+    return reshape(dense, full);
+  }
+  const before = x.shape;
+  const view = viewOf(x, full, x.offset, keepsRows ? x.rowStride : undefined);
+  return viewOp('reshape', x, view, (grad) => reshape(grad, before));
 }
 
 export const permuteOp = defineOp<'x', { axes: readonly number[] }>({
@@ -119,6 +133,14 @@ interface Cut {
 
 const withSize = (shape: Shape, axis: number, n: number): Shape => shape.map((old, i) => (i === axis ? n : old));
 
+function checkCut(shape: Shape, { axis, start, end }: Cut): void {
+  const n = shape[axis]!;
+  if (!(Number.isInteger(start) && Number.isInteger(end) && start >= 0 && end >= start && end <= n))
+    throw new ShapeError(
+      `slice: integers with 0 <= start <= end <= ${n} must be given for axis ${axis} of ${showShape(shape)}: got ${start} .. ${end}. Negative ones count from the end.`,
+    );
+}
+
 function eachRun(shape: Shape, axis: number, visit: (outer: number, inner: number) => void): void {
   const inner = sizeOf(shape.slice(axis + 1));
   for (let o = 0; o < sizeOf(shape.slice(0, axis)); o++) visit(o, inner);
@@ -129,10 +151,7 @@ export const sliceOp = defineOp<'x', Cut>({
   inputs: ['x'],
   columnBlocks: ['x'],
   shape: ({ x }, { axis, start, end }) => {
-    if (!(start >= 0 && end >= start && end <= x.shape[axis]!))
-      throw new ShapeError(
-        `slice: 0 <= start <= end <= ${x.shape[axis]} must hold on axis ${axis} of ${showShape(x.shape)}: got ${start} .. ${end}.`,
-      );
+    checkCut(x.shape, { axis, start, end });
     return { shape: withSize(x.shape, axis, end - start), dtype: x.dtype };
   },
   reference: ([x], [out], attributes) => {
@@ -166,8 +185,8 @@ export function slice(
   const a = normalizeAxis('slice', axis, x.rank);
   const n = x.shape[a]!;
   const cut = { axis: a, start: start < 0 ? start + n : start, end: end < 0 ? end + n : end };
-  const inRange = cut.start >= 0 && cut.end >= cut.start && cut.end <= n;
-  if (a !== 0 || !inRange) return sliceOp.apply({ x }, cut)[0]!;
+  if (a !== 0) return sliceOp.apply({ x }, cut)[0]!;
+  checkCut(x.shape, cut);
   const view = viewOf(x, withSize(x.shape, 0, cut.end - cut.start), x.offset + cut.start * x.rowStride, x.rowStride);
   return viewOp('slice', x, view, (grad) => pad(grad, 0, cut.start, n - cut.end));
 }
@@ -176,10 +195,13 @@ export const padOp = defineOp<'x', { axis: number; before: number; after: number
   name: 'pad',
   inputs: ['x'],
   columnBlocks: ['x'],
-  shape: ({ x }, { axis, before, after }) => ({
-    shape: withSize(x.shape, axis, x.shape[axis]! + before + after),
-    dtype: x.dtype,
-  }),
+  shape: ({ x }, { axis, before, after }) => {
+    if (!(Number.isInteger(before) && Number.isInteger(after) && before >= 0 && after >= 0))
+      throw new ShapeError(
+        `pad: before and after must be integers of at least 0: got ${before} and ${after}. Use slice() to crop.`,
+      );
+    return { shape: withSize(x.shape, axis, x.shape[axis]! + before + after), dtype: x.dtype };
+  },
   reference: ([x], [out], attributes) => {
     const { axis, before } = attributes as { axis: number; before: number };
     const n = x!.shape[axis]!;
@@ -197,20 +219,24 @@ export const padOp = defineOp<'x', { axis: number; before: number; after: number
     { inputs: { x: { shape: [2, 3, 2] } }, attributes: { axis: 1, before: 2, after: 1 } },
     { inputs: { x: { shape: [3] } }, attributes: { axis: 0, before: 0, after: 4 } },
   ],
+  errors: [
+    { inputs: { x: { shape: [3] } }, attributes: { axis: 0, before: -1, after: 0 }, message: 'integers of at least 0' },
+  ],
 });
 
 /** Zeros before and after along one axis. */
 export function pad(x: Tensor, axis: number, before: number, after: number): Tensor {
+  const normal = normalizeAxis('pad', axis, x.rank);
   if (before === 0 && after === 0) return x.alias();
-  return padOp.apply({ x }, { axis: normalizeAxis('pad', axis, x.rank), before, after })[0]!;
+  return padOp.apply({ x }, { axis: normal, before, after })[0]!;
 }
 
 /** Column blocks of the last axis, sharing storage; the gradients are joined once. */
 export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] {
   const a = normalizeAxis('split', axis, x.rank);
-  if (sizes.reduce((s, n) => s + n, 0) !== x.shape[a])
+  if (sizes.some((n) => !Number.isInteger(n) || n < 0) || sizes.reduce((s, n) => s + n, 0) !== x.shape[a])
     throw new ShapeError(
-      `split: sizes must sum to ${x.shape[a]}: got [${sizes.join(', ')}] for axis ${a} of ${showShape(x.shape)}.`,
+      `split: sizes must be integers of at least 0 that sum to ${x.shape[a]}: got [${sizes.join(', ')}] for axis ${a} of ${showShape(x.shape)}. Give one size a part.`,
     );
   const starts = sizes.map((_, i) => sizes.slice(0, i).reduce((s, n) => s + n, 0));
   if (x.rank !== 2 || a !== 1) return sizes.map((n, i) => slice(x, a, starts[i]!, starts[i]! + n));
@@ -218,10 +244,11 @@ export function split(x: Tensor, sizes: readonly number[], axis = -1): Tensor[] 
   const views = sizes.map((n, i) => viewOf(x, [rows, n], x.offset + starts[i]!, x.rowStride));
   const edges = edgesFor([x]);
   if (!edges) return views;
+  const { backend } = x;
   const back = ({ grads }: { grads: readonly (Tensor | undefined)[] }): Tensor => {
-    const given = grads.find((g) => g !== undefined)!;
+    const dtype = grads.flatMap((g) => (g ? [g.dtype] : [])).reduce(promote);
     return concat(
-      sizes.map((n, i) => grads[i] ?? zeros([rows, n], { backend: given.backend, dtype: given.dtype })),
+      sizes.map((n, i) => grads[i]?.cast(dtype) ?? zeros([rows, n], { backend, dtype })),
       1,
     );
   };
@@ -249,7 +276,7 @@ export const concatOp = defineOp<Part, { axis: number }>({
         s.shape.some((n, i) => i !== axis && n !== first.shape[i])
       )
         throw new ShapeError(
-          `concat: tensors must agree in dtype and in all axes but ${axis}: got ${given.map((x) => `${showShape(x.shape)} ${x.dtype}`).join(', ')}.`,
+          `concat: tensors must agree in dtype and in all axes but ${axis}: got ${given.map((x) => `${showShape(x.shape)} ${x.dtype}`).join(', ')}. Use cast() or reshape().`,
         );
     return {
       shape: withSize(
@@ -302,13 +329,15 @@ export const concatOp = defineOp<Part, { axis: number }>({
 
 /** Tensors joined along an axis, any number of them. */
 export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
-  if (tensors.length === 0) throw new ShapeError('concat: needs at least one tensor: got none.');
-  if (tensors.length > parts.length) {
-    const groups: Tensor[] = [];
-    for (let i = 0; i < tensors.length; i += parts.length)
-      groups.push(concat(tensors.slice(i, i + parts.length), axis));
-    return concat(groups, axis);
-  }
+  if (tensors.length === 0)
+    throw new ShapeError('concat: tensors must hold at least one: got an empty list. Use zeros() for an empty result.');
+  if (tensors.length > parts.length)
+    return scope(() => {
+      const groups: Tensor[] = [];
+      for (let i = 0; i < tensors.length; i += parts.length)
+        groups.push(concat(tensors.slice(i, i + parts.length), axis));
+      return concat(groups, axis);
+    });
   const normal = normalizeAxis('concat', axis, tensors[0]!.rank);
   return concatOp.apply(Object.fromEntries(tensors.map((t, i) => [parts[i]!, t])), { axis: normal })[0]!;
 }
@@ -317,22 +346,28 @@ export function concat(tensors: readonly Tensor[], axis = 0): Tensor {
 export function stack(tensors: readonly Tensor[], axis = 0): Tensor {
   const rank = (tensors[0]?.rank ?? 0) + 1;
   const a = normalizeAxis('stack', axis, rank);
-  return concat(
-    tensors.map((t) => reshape(t, [...t.shape.slice(0, a), 1, ...t.shape.slice(a)])),
-    a,
+  return scope(() =>
+    concat(
+      tensors.map((t) => reshape(t, [...t.shape.slice(0, a), 1, ...t.shape.slice(a)])),
+      a,
+    ),
   );
 }
 
 /** Broadcast to a larger shape; copies. */
 export function expand(x: Tensor, shape: Shape): Tensor {
-  if (!sameShape(broadcastShapes('expand', x.shape, shape), shape))
-    throw new ShapeError(`expand: ${showShape(x.shape)} must broadcast to the target: got ${showShape(shape)}.`);
+  if (!sameShape(broadcastShapes('expand', x.shape, checkShape('expand', shape)), shape))
+    throw new ShapeError(
+      `expand: ${showShape(x.shape)} must broadcast to the target: got ${showShape(shape)}. Sizes must be equal or 1 in the tensor.`,
+    );
   return identity.apply([x], [], { shape, dtype: x.dtype });
 }
 
-/** The same numbers in another dtype: floats rounded to nearest even, float to integer truncated. */
+/** The same numbers in another dtype: floats rounded to nearest even, float to integer truncated; no gradient passes an integer. An alias where the dtype is already right. */
 export function cast(x: Tensor, dtype: DType): Tensor {
   if (x.dtype === dtype) return x.alias();
-  if (isFloat(x.dtype) && !isFloat(dtype)) x = x.detach();
-  return identity.apply([x], [], { shape: x.shape, dtype });
+  const target = { shape: x.shape, dtype };
+  if (isFloat(dtype) || !x.requiresGrad) return identity.apply([x], [], target);
+  using source = x.detach();
+  return identity.apply([source], [], target);
 }

@@ -1,6 +1,7 @@
 /** Cross-entropy over logits, and fused with the last linear so that full logits never exist. */
 import { edgesFor, noGrad, type Rule } from '../autograd.ts';
 import { tensor, zeros } from '../creation.ts';
+import type { DType } from '../dtype.ts';
 import { ShapeError } from '../errors.ts';
 import { defineOp, record } from '../op.ts';
 import { scope } from '../scope.ts';
@@ -14,12 +15,15 @@ export interface CrossEntropyAttributes {
   readonly labelSmoothing: number;
 }
 
+/** Losses and their gradients are computed in f32, or f64 where the logits are. */
+const lossDType = (dtype: DType): DType => (dtype === 'f64' ? 'f64' : 'f32');
+
 /** 1 where the row counts, as f32 [t]. */
 const counts = (labels: Tensor, ignoreIndex: number): Tensor => labels.ne(ignoreIndex).cast('f32');
 
 /** Log-probability of each row's label, and of all tokens on average; rows to ignore read token 0 and are masked by the caller. */
 function parts(logits: Tensor, labels: Tensor, { ignoreIndex }: CrossEntropyAttributes) {
-  const logp = logits.logSoftmax(-1);
+  const logp = logits.cast(lossDType(logits.dtype)).logSoftmax(-1);
   const safe = labels.eq(ignoreIndex).where(0, labels);
   const picked = logp.gather(safe.reshape([labels.size, 1]), 1).reshape([labels.size]);
   return { logp, picked };
@@ -37,11 +41,11 @@ export const crossEntropyOp = defineOp<'logits' | 'labels', CrossEntropyAttribut
       labels.dtype !== 'i32'
     )
       throw new ShapeError(
-        `crossEntropy: logits must be [t, v] and labels [t] i32: got ${showShape(logits.shape)} and ${showShape(labels.shape)} ${labels.dtype}.`,
+        `crossEntropy: logits must be [t, v] and labels [t] i32: got ${showShape(logits.shape)} and ${showShape(labels.shape)} ${labels.dtype}. Use reshape() and cast('i32').`,
       );
     if (!(labelSmoothing >= 0 && labelSmoothing < 1))
-      throw new RangeError(`crossEntropy: labelSmoothing must be in [0, 1): got ${labelSmoothing}.`);
-    return { shape: labels.shape, dtype: logits.dtype === 'f64' ? 'f64' : 'f32' };
+      throw new RangeError(`crossEntropy: labelSmoothing must be in [0, 1): got ${labelSmoothing}. Use 0 for none.`);
+    return { shape: labels.shape, dtype: lossDType(logits.dtype) };
   },
   compose: ({ logits, labels }, attributes) => {
     const { logp, picked } = parts(logits, labels, attributes);
@@ -88,10 +92,12 @@ export const crossEntropyGradOp = defineOp<'grad' | 'logits' | 'labels', CrossEn
     );
     const hit = labels.reshape([t, 1]).eq(places).cast(grad.dtype);
     const target = s === 0 ? hit : hit.mul(1 - s).add(s / v);
-    return logits
-      .softmax(-1)
-      .sub(target)
-      .mul(grad.mul(counts(labels, ignoreIndex)).reshape([t, 1]));
+    const slope = logits.cast(lossDType(logits.dtype)).softmax(-1).sub(target);
+    // Chosen, not multiplied by 0: a row to ignore may hold NaN.
+    return labels
+      .eq(ignoreIndex)
+      .reshape([t, 1])
+      .where(0, slope.mul(grad.reshape([t, 1])));
   },
   samples: [
     {
@@ -113,10 +119,12 @@ export interface CrossEntropyOptions extends Partial<CrossEntropyAttributes> {
 /** Cross-entropy of logits [t, v] against labels [t] (i32): a scalar, or [t] with reduction 'none'. All rows ignored: mean gives NaN in PyTorch, 0 here. */
 export function crossEntropy(logits: Tensor, labels: Tensor, options: CrossEntropyOptions = {}): Tensor {
   const { ignoreIndex = -100, labelSmoothing = 0, reduction = 'mean' } = options;
-  const rows = crossEntropyOp.apply({ logits, labels }, { ignoreIndex, labelSmoothing })[0]!;
-  if (reduction === 'none') return rows;
-  const sum = rows.sum();
-  return reduction === 'sum' ? sum : sum.div(counts(labels, ignoreIndex).sum().maximum(1));
+  return scope(() => {
+    const rows = crossEntropyOp.apply({ logits, labels }, { ignoreIndex, labelSmoothing })[0]!;
+    if (reduction === 'none') return rows;
+    const sum = rows.sum();
+    return reduction === 'sum' ? sum : sum.div(counts(labels, ignoreIndex).sum().maximum(1));
+  });
 }
 
 export interface LinearCrossEntropyOptions extends Partial<CrossEntropyAttributes> {
@@ -129,7 +137,8 @@ export interface LinearCrossEntropyOptions extends Partial<CrossEntropyAttribute
 /**
  * crossEntropy(hidden @ weight^T, labels) without the full logits: rows that count are gathered, their logits made chunk
  * by chunk, and the gradients computed in the same pass (as Liger Kernel's fused linear cross-entropy does), so nothing
- * of size [t, v] is kept. hidden [t, d], weight [v, d], labels on the host. Returns the scalar loss.
+ * of size [t, v] is kept. hidden [t, d], weight [v, d] (any floats; computed in f32), labels on the host and already shifted.
+ * Returns the scalar loss in f32: 0 where no row counts.
  */
 export function linearCrossEntropy(
   hidden: Tensor,
@@ -146,7 +155,13 @@ export function linearCrossEntropy(
     labels.length !== hidden.shape[0]
   )
     throw new ShapeError(
-      `${op}: hidden must be [t, d], weight [v, d], labels [t]: got ${showShape(hidden.shape)}, ${showShape(weight.shape)}, [${labels.length}].`,
+      `${op}: hidden must be [t, d], weight [v, d], labels [t]: got ${showShape(hidden.shape)}, ${showShape(weight.shape)}, [${labels.length}]. Give one label a row of hidden.`,
+    );
+  if (!(Number.isInteger(chunkRows) && chunkRows > 0))
+    throw new RangeError(`${op}: chunkRows must be an integer of at least 1: got ${chunkRows}. Leave it out for 256.`);
+  if (options.normalizer !== undefined && !(options.normalizer > 0 && Number.isFinite(options.normalizer)))
+    throw new RangeError(
+      `${op}: normalizer must be a finite number above 0: got ${options.normalizer}. Leave it out to divide by the rows that count.`,
     );
   const rows: number[] = [];
   for (let i = 0; i < labels.length; i++) {
@@ -154,7 +169,7 @@ export function linearCrossEntropy(
     if (label === ignoreIndex) continue;
     if (!(Number.isInteger(label) && label >= 0 && label < weight.shape[0]!))
       throw new RangeError(
-        `${op}: labels must be ${ignoreIndex} or in 0 .. ${weight.shape[0]! - 1}: got ${label} at row ${i}.`,
+        `${op}: labels must be ${ignoreIndex} or in 0 .. ${weight.shape[0]! - 1}: got ${label} at row ${i}. Do tokenizer and model belong together?`,
       );
     rows.push(i);
   }
@@ -191,7 +206,7 @@ function chunkedLoss(
   plan: ChunkPlan,
 ) {
   const { backend } = hidden;
-  const dtype = hidden.dtype === 'f64' ? ('f64' as const) : ('f32' as const);
+  const dtype = lossDType(hidden.dtype);
   return scope(() => {
     let loss = zeros([], { backend, dtype });
     let gradWeight: Tensor | null = plan.wants.weight ? zeros(weight.shape, { backend, dtype }) : null;
@@ -199,7 +214,8 @@ function chunkedLoss(
     for (let start = 0; start < rows.length; start += plan.chunkRows) {
       const chunk = rows.slice(start, start + plan.chunkRows);
       const next = scope(() => {
-        const h = hidden.indexSelect(tensor(chunk, { backend, dtype: 'i32' }), 0);
+        // In f32, so that logits of half-precision operands are not rounded before the loss.
+        const h = hidden.indexSelect(tensor(chunk, { backend, dtype: 'i32' }), 0).cast(dtype);
         const y = tensor(
           chunk.map((r) => labels[r]!),
           { backend, dtype: 'i32' },
@@ -235,7 +251,7 @@ function chunkedLoss(
 }
 
 /** Gradients of the rows that count, at their places among zeros: [t, d]. */
-function spreadRows(parts: readonly Tensor[], rows: readonly number[], hidden: Tensor, dtype: 'f32' | 'f64'): Tensor {
+function spreadRows(parts: readonly Tensor[], rows: readonly number[], hidden: Tensor, dtype: DType): Tensor {
   const { backend } = hidden;
   const [t, d] = hidden.shape as [number, number];
   if (parts.length === 0) return zeros([t, d], { backend, dtype });

@@ -3,6 +3,7 @@
 import { isFloat, promote } from '../dtype.ts';
 import { ShapeError } from '../errors.ts';
 import { defineOp } from '../op.ts';
+import { scope } from '../scope.ts';
 import { normalizeAxis, sameShape, showShape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
@@ -58,10 +59,12 @@ export const logSoftmaxOp = defineOp({
 
 const alongLast = (x: Tensor, axis: number, op: string, apply: (x: Tensor) => Tensor): Tensor => {
   const a = normalizeAxis(op, axis, x.rank);
-  return a === x.rank - 1 ? apply(x) : apply(x.transpose(a, -1)).transpose(a, -1);
+  return a === x.rank - 1 ? apply(x) : scope(() => apply(x.transpose(a, -1)).transpose(a, -1));
 };
+/** exp(x) / sum(exp(x)) along an axis (torch.softmax). Integers give f32. */
 export const softmax = (x: Tensor, axis = -1): Tensor =>
   alongLast(x, axis, 'softmax', (t) => softmaxOp.apply({ x: t }, {})[0]!);
+/** log(softmax(x)) along an axis, without overflow (torch.log_softmax). */
 export const logSoftmax = (x: Tensor, axis = -1): Tensor =>
   alongLast(x, axis, 'logSoftmax', (t) => logSoftmaxOp.apply({ x: t }, {})[0]!);
 
@@ -73,7 +76,7 @@ const checkWeight = (op: string, x: { shape: readonly number[] }, ...weights: { 
   for (const w of weights)
     if (!sameShape(w.shape, x.shape.slice(-1)))
       throw new ShapeError(
-        `${op}: weight and bias must be ${showShape(x.shape.slice(-1))}: got ${showShape(w.shape)}.`,
+        `${op}: weight and bias must be ${showShape(x.shape.slice(-1))}: got ${showShape(w.shape)}. Norms are over the last axis.`,
       );
 };
 const normSamples = [
@@ -126,6 +129,7 @@ export const rmsNormGradOp = defineOp<'grad' | 'x' | 'weight', Epsilon>({
   ],
 });
 
+/** x * rsqrt(mean(x^2) + eps) * weight [d] over the last axis; see rmsNormOp. */
 export const rmsNorm = (x: Tensor, weight: Tensor, eps: number): Tensor => rmsNormOp.apply({ x, weight }, { eps })[0]!;
 
 /** (x - mean) * rsqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016; biased variance). */
@@ -152,5 +156,6 @@ export const layerNormOp = defineOp<'x' | 'weight' | 'bias', Epsilon>({
   ],
 });
 
+/** Layer norm over the last axis with weight and bias [d] (torch.nn.functional.layer_norm); see layerNormOp. */
 export const layerNorm = (x: Tensor, weight: Tensor, bias: Tensor, eps = 1e-5): Tensor =>
   layerNormOp.apply({ x, weight, bias }, { eps })[0]!;

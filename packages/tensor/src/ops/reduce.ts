@@ -4,6 +4,7 @@ import type { Dense } from '../backend.ts';
 import { type DType, isFloat } from '../dtype.ts';
 import { ShapeError } from '../errors.ts';
 import { defineOp, type Spec } from '../op.ts';
+import { scope } from '../scope.ts';
 import { normalizeAxis, showShape, sizeOf } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
@@ -20,7 +21,9 @@ function reduced(op: string, x: Spec, dtype: DType, needsElements: boolean): Spe
       `${op}: the op takes [outer, n, inner]: got ${showShape(x.shape)}. Call the function ${op}(x, axes).`,
     );
   if (needsElements && x.shape[1] === 0 && sizeOf(x.shape.toSpliced(1, 1)) > 0)
-    throw new ShapeError(`${op}: the reduced axes must hold at least one element: got ${showShape(x.shape)}.`);
+    throw new ShapeError(
+      `${op}: the reduced axes must hold at least one element: got ${showShape(x.shape)}. Check the size before.`,
+    );
   return { shape: [x.shape[0]!, x.shape[2]!], dtype };
 }
 
@@ -114,40 +117,45 @@ function over(op: string, x: Tensor, axes: Axes, keepDims: boolean, apply: (x: T
   const shape = x.shape.flatMap((n, i) => (picked.has(i) ? (keepDims ? [1] : []) : [n]));
   const sorted = [...picked].sort((a, b) => a - b);
   const adjacent = sorted.every((a, i) => i === 0 || a === sorted[i - 1]! + 1);
-  const source = adjacent ? x : x.permute([...kept, ...sorted]);
   const first = adjacent ? (sorted[0] ?? 0) : kept.length;
   const n = sizeOf(sorted.map((a) => x.shape[a]!));
-  const outer = sizeOf(source.shape.slice(0, first));
-  const inner = sizeOf(source.shape.slice(first + sorted.length));
-  return apply(source.reshape([outer, n, inner])).reshape(shape);
+  return scope(() => {
+    const source = adjacent ? x : x.permute([...kept, ...sorted]);
+    const outer = sizeOf(source.shape.slice(0, first));
+    const inner = sizeOf(source.shape, first + sorted.length);
+    return apply(source.reshape([outer, n, inner])).reshape(shape);
+  });
 }
 
 /** Sum over axes (all by default). Floats accumulate in f32 or better; f16 and bf16 give f32, integers i32. */
 export const sum = (x: Tensor, axes?: Axes, { keepDims = false }: ReduceOptions = {}): Tensor =>
   over('sum', x, axes, keepDims, (t) => sumOp.apply({ x: t }, {})[0]!);
 
-/** Mean over axes (all by default). */
-export function mean(x: Tensor, axes?: Axes, { keepDims = false }: ReduceOptions = {}): Tensor {
-  const total = sum(x, axes, { keepDims });
-  return total.mul(total.size / x.size);
-}
+/** Mean over axes (all by default): f32 for f16, bf16 and integers; NaN over no elements. */
+export const mean = (x: Tensor, axes?: Axes, { keepDims = false }: ReduceOptions = {}): Tensor =>
+  scope(() => {
+    const total = sum(isFloat(x.dtype) ? x : x.cast('f32'), axes, { keepDims });
+    return total.mul(total.size / x.size);
+  });
 
 /** Largest element over axes (torch.amax): NaN wins, ties share the gradient. */
 export const max = (x: Tensor, axes?: Axes, { keepDims = false }: ReduceOptions = {}): Tensor =>
   over('max', x, axes, keepDims, (t) => maxOp.apply({ x: t }, {})[0]!);
 
-/** Index (i32) of the first largest element along one axis, or in the flattened tensor. */
+/** Index (i32) of the first largest element along one axis, or in the flattened tensor; NaN counts as largest. */
 export const argmax = (x: Tensor, axis?: number, { keepDims = false }: ReduceOptions = {}): Tensor =>
   over('argmax', x, axis, keepDims, (t) => argmaxOp.apply({ x: t.detach() }, {})[0]!);
 
-/** Running sum along the axis: log2(n) shifted additions. */
+const runningDType = (dtype: DType): DType => (isFloat(dtype) ? dtype : 'i32');
+
+/** Running sum along the axis: log2(n) shifted additions, in f32 or better (i32 for integers). */
 export const cumsumOp = defineOp<'x', { axis: number }>({
   name: 'cumsum',
   inputs: ['x'],
-  shape: ({ x }) => ({ shape: x.shape, dtype: x.dtype }),
+  shape: ({ x }) => ({ shape: x.shape, dtype: runningDType(x.dtype) }),
   compose: ({ x }, { axis }) => {
     const n = x.shape[axis]!;
-    let total = x.alias();
+    let total = x.cast(!isFloat(x.dtype) ? 'i32' : x.dtype === 'f64' ? 'f64' : 'f32');
     for (let step = 1; step < n; step *= 2) total = total.add(total.slice(axis, 0, n - step).pad(axis, step, 0));
     return total;
   },
@@ -163,5 +171,6 @@ export const cumsumOp = defineOp<'x', { axis: number }>({
   ],
 });
 
+/** Running sum along an axis (torch.cumsum); integers give i32. */
 export const cumsum = (x: Tensor, axis = -1): Tensor =>
   cumsumOp.apply({ x }, { axis: normalizeAxis('cumsum', axis, x.rank) })[0]!;

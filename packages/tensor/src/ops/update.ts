@@ -39,6 +39,7 @@ export const sgdUpdate = defineUpdate({
   },
 });
 
+/** See writeRows. */
 export const writeRowsOp = defineOp<'target' | 'rows', { at: number }>({
   name: 'writeRows',
   inputs: ['target', 'rows'],
@@ -46,11 +47,12 @@ export const writeRowsOp = defineOp<'target' | 'rows', { at: number }>({
   shape: ({ target, rows }, { at }) => {
     const fits =
       showShape(target.shape.slice(1)) === showShape(rows.shape.slice(1)) &&
+      Number.isInteger(at) &&
       at >= 0 &&
       at + rows.shape[0]! <= target.shape[0]!;
     if (!fits)
       throw new ShapeError(
-        `writeRows: rows ${showShape(rows.shape)} at ${at} must fit into ${showShape(target.shape)}.`,
+        `writeRows: rows ${showShape(rows.shape)} at ${at} must fit into ${showShape(target.shape)}. Make the target larger.`,
       );
     return { shape: target.shape, dtype: target.dtype };
   },
@@ -83,5 +85,9 @@ export const writeRowsOp = defineOp<'target' | 'rows', { at: number }>({
 
 /** Overwrites rows at .. at + n of a tensor, in place: how a key-value cache grows. */
 export function writeRows(target: Tensor, rows: Tensor, at: number): void {
+  if (!target.isContiguous)
+    throw new ShapeError(
+      `writeRows: the target must own its rows: got a column block ${showShape(target.shape)}. Write into the tensor it was split from, or into a contiguous() copy.`,
+    );
   for (const t of writeRowsOp.apply({ target, rows }, { at })) t.dispose();
 }
