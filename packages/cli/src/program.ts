@@ -1,7 +1,7 @@
 /** The command line: commands, the options all of them have, and errors turned into exit codes. */
 import { type FileSystem, nodeFiles } from '@lorikeet/files';
 import { Command, CommanderError } from 'commander';
-import type { CommandContext } from './command.ts';
+import type { Begin } from './command.ts';
 import { chatCommand } from './commands/chat.ts';
 import { dataCommand } from './commands/data.ts';
 import { demoCommand } from './commands/demo.ts';
@@ -32,7 +32,7 @@ const commands = [
 ];
 
 /** The whole program; `begin` makes what a command works with from its options. */
-function buildProgram(begin: (options: Readonly<Record<string, unknown>>) => CommandContext): Command {
+function buildProgram(begin: Begin, writeOut: (text: string) => void): Command {
   const program = new Command('lorikeet')
     .description('Fine-tune Phi-3 with LoRA: no GPU, no account, no network.')
     .version(version)
@@ -49,7 +49,7 @@ Begin with:
 Exit codes: 0 ok or interrupted, 2 option or configuration, 3 data, 4 device or memory, 5 disk, 6 NaN, 70 defect.`,
   );
   for (const command of [program, ...program.commands, ...program.commands.flatMap((c) => c.commands)])
-    command.exitOverride().configureOutput({ writeErr: () => undefined });
+    command.exitOverride().configureOutput({ writeOut, writeErr: () => undefined });
   return program;
 }
 
@@ -66,7 +66,10 @@ export async function runCli(argv: readonly string[], host: Partial<CliHost> = {
   const streams = { stdout: host.stdout ?? process.stdout, stderr: host.stderr ?? process.stderr };
   const output = new Output({ json, verbose, ...streams });
   const files = host.files ?? nodeFiles();
-  const program = buildProgram(() => ({ files, output }));
+  const program = buildProgram(
+    () => ({ files, output }),
+    (text) => streams.stdout.write(text),
+  );
   try {
     if (argv.length === 0) {
       output.print(program.helpInformation());

@@ -81,7 +81,10 @@ async function inspectFolder(files: FileSystem, dir: string): Promise<Found> {
   const steps = await listCheckpoints(files, dir);
   const summary = (await has('summary.json')) ? await readJson(files, joinPath(dir, 'summary.json')) : null;
   if (steps.length > 0 || summary !== null)
-    return { kind: 'run', facts: { checkpoints: steps.map((step) => `checkpoint-${step}`), summary } };
+    return {
+      kind: 'run',
+      facts: { checkpoints: steps.map((step) => `checkpoint-${step}`), ...(summary as object | null) },
+    };
   throw new CliError(
     exitCodes.data,
     'inspect: the folder must hold a model, an adapter, a checkpoint or a run: it holds none.',

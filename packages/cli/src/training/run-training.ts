@@ -199,21 +199,31 @@ class FineTuning {
   }
 
   async #finish(model: Phi3ForCausalLM, end: EndEvent, evaluateNow: boolean): Promise<TrainingOutcome> {
-    const { config, environment, chatTemplate } = this.#parts;
+    const { config, environment } = this.#parts;
     const { files } = environment;
     const { outputDir, learningRate, perDeviceEvalBatchSize } = config.training;
     if (evaluateNow || (config.training.loadBestModelAtEnd && this.#latest))
       await this.#measure(model, perDeviceEvalBatchSize);
     const { adapter, summary } = runPaths(outputDir);
-    await saveAdapter(files, adapter, model, {
-      overwrite: true,
-      allowZero: learningRate === 0,
-      baseModelNameOrPath: baseName(model, config),
-      chatTemplate,
-    });
+    await this.#save(model, adapter, learningRate === 0);
     const outcome = { ...this.#outcome('finished', end.step, end), adapter };
     await writeJson(files, summary, summaryOf(outcome));
     return outcome;
+  }
+
+  /** An adapter that changes nothing (one step, at the start of a warm-up) is saved with a note: it is what was asked for. */
+  async #save(model: Phi3ForCausalLM, dir: string, allowZero: boolean): Promise<void> {
+    const { config, environment, chatTemplate } = this.#parts;
+    const options = { overwrite: true, baseModelNameOrPath: baseName(model, config), chatTemplate };
+    try {
+      await saveAdapter(environment.files, dir, model, { ...options, allowZero });
+    } catch (error) {
+      if (allowZero || !(error instanceof Error) || !/must change something/.test(error.message)) throw error;
+      environment.output.note(
+        'the adapter changes nothing yet: every step had a learning rate of 0. Train more steps, or lower training.warmupSteps',
+      );
+      await this.#save(model, dir, true);
+    }
   }
 
   async #measure(
@@ -255,9 +265,10 @@ class FineTuning {
     this.#losses.push({ step: event.step, loss: event.loss });
     this.#progress.step(event);
     // What the first steps showed replaces what was planned.
-    if (++this.#measuredSteps === 3) {
-      const { tokensPerSecond, peakBytes, step } = event;
-      this.#estimate = estimateRun({ ...this.#parts.facts, stepsDone: step }, { tokensPerSecond, peakBytes });
+    if (++this.#measuredSteps === 3 && event.step < event.totalSteps) {
+      const { tokensPerSecond, step } = event;
+      const measured = { tokensPerSecond, peakBytes: peakProcessBytes() };
+      this.#estimate = estimateRun({ ...this.#parts.facts, stepsDone: step }, measured);
       this.#progress.line(`measured: ${describeRun(this.#estimate)}`);
     }
   }
@@ -295,6 +306,9 @@ function baseName(model: Phi3ForCausalLM, config: ResolvedConfig): string {
     : config.model.path.split(/[\\/]/).at(-1)!;
 }
 
+/** Most memory that this process took so far (VmHWM). */
+const peakProcessBytes = (): number => process.resourceUsage().maxRSS * 1024;
+
 /** What summary.json and `--json` say of a run. Numbers and places only. */
 export function summaryOf({ end, losses, estimate, ...outcome }: TrainingOutcome) {
   return {
@@ -305,7 +319,7 @@ export function summaryOf({ end, losses, estimate, ...outcome }: TrainingOutcome
           totalTokens: end.totalTokens,
           tokensPerSecond: end.tokensPerSecond,
           seconds: end.elapsedMs / 1000,
-          peakBytes: end.peakBytes,
+          peakBytes: Math.max(end.peakBytes, peakProcessBytes()),
           bestCheckpoint: end.bestCheckpoint,
           lastCheckpoint: end.lastCheckpoint,
         }
