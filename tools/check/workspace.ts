@@ -87,9 +87,12 @@ function readText(path: string, sizeBytes: number): string | undefined {
   return bytes.includes(0) ? undefined : bytes.toString('utf8');
 }
 
+/** The folders of pnpm-workspace.yaml; benchmarks/peers is a workspace of its own. */
+const workspacePackage = /^(?:(?:packages\/)?[^/]+\/)?package\.json$/;
+
 function readManifests(files: readonly WorkspaceFile[]): Manifest[] {
   return files
-    .filter(({ path }) => path === 'package.json' || path.endsWith('/package.json'))
+    .filter(({ path }) => workspacePackage.test(path))
     .map(({ path, text }) => {
       const manifest = JSON.parse(text ?? '{}');
       const names = (key: string) => new Set(Object.keys(manifest[key] ?? {}));

@@ -81,7 +81,7 @@ describe('paths', () => {
         }
         let form = name;
         for (let i = 0; i < 6; i++) {
-          expect(posix.resolve('/root', form).startsWith('/root/')).toBe(true);
+          expect(posix.resolve('/model', form).startsWith('/model/')).toBe(true);
           const next = form.replace(/%([0-7][0-9a-f])/gi, (_, hex: string) =>
             String.fromCharCode(Number.parseInt(hex, 16)),
           );
