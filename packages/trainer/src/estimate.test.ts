@@ -84,7 +84,7 @@ describe('requireRoom', () => {
       }
     };
     expect(refuse(mini)).toMatch(
-      /must fit into 4\.0 GiB.*weights 7\.2 GiB.*To change: use a smaller or a quantized base model; or set gradientCheckpointing/,
+      /must fit into 4\.0 GiB.*weights 7\.2 GiB.*To change: use a smaller base model; or set gradientCheckpointing/,
     );
     expect(refuse({ ...mini, tokensPerBatch: 8192 })).toMatch(
       /To change: set gradientCheckpointing, or lower the batch size/,
@@ -92,6 +92,20 @@ describe('requireRoom', () => {
     expect(refuse({ ...mini, tokensPerBatch: 65_536, gradientCheckpointing: true })).toMatch(
       /To change: lower the batch size or maxLength \(each token/,
     );
+  });
+  it('stops what fits beside the weights but not into what is computed in', () => {
+    const facts = { ...mini, tokensPerBatch: 4096 };
+    const run = (workBytes: number) => requireRoom(facts, estimateRun(facts), { memoryBytes: 64 * GiB, workBytes });
+    run(32 * GiB);
+    expect(() => run(4 * GiB)).toThrow(OutOfMemoryError);
+    expect(() => run(4 * GiB)).toThrow(
+      /all but the base weights must fit into 4\.0 GiB.*\(adapter 96 MiB, gradients 96 MiB.*To change: set gradientCheckpointing, or lower the batch/,
+    );
+  });
+  it('counts what the process holds already', () => {
+    const more = estimateRun({ ...mini, processBytes: GiB });
+    expect(more.peakBytes - estimate.peakBytes).toBe(GiB);
+    expect(more.memory.process).toBe(GiB);
   });
   it('stops what does not fit on the disk', () => {
     const run = () => requireRoom(mini, estimate, { diskBytes: GiB, outputDir: 'runs/a' });

@@ -5,6 +5,8 @@ import { OutOfMemoryError } from '@lorikeet/tensor';
 export interface RunFacts {
   /** Bytes of all weights as they lie in memory, the adapter's included. */
   readonly weightBytes: number;
+  /** What the process holds before anything is loaded: runtime, code, rows. Default 0. */
+  readonly processBytes?: number;
   readonly trainableParameters: number;
   readonly layers: number;
   readonly hiddenSize: number;
@@ -35,7 +37,7 @@ export interface RunFacts {
 /** What three steps showed. */
 export interface MeasuredSpeed {
   readonly tokensPerSecond: number;
-  /** Most bytes tensors took so far: replaces the planned peak where it is higher. */
+  /** Most bytes the process took so far: replaces the planned peak where it is higher. */
   readonly peakBytes?: number;
 }
 
@@ -48,6 +50,8 @@ export interface MemoryPlan {
   readonly activations: number;
   /** Logits of one chunk, their softmax and their gradient. */
   readonly logits: number;
+  /** What the process held before. */
+  readonly process: number;
   readonly peakBytes: number;
 }
 
@@ -74,7 +78,7 @@ function floatsPerTokenAndLayer(facts: RunFacts): number {
 
 /** Peak memory of training, by parts. */
 export function planMemory(facts: RunFacts): MemoryPlan {
-  const { tokensPerBatch: t, layers, hiddenSize: d, vocabularySize: v, chunkRows = 256 } = facts;
+  const { tokensPerBatch: t, layers, hiddenSize: d, vocabularySize: v, chunkRows = 256, processBytes = 0 } = facts;
   for (const name of ['weightBytes', 'trainableParameters', 'layers', 'hiddenSize', 'tokensPerBatch'] as const)
     if (!(facts[name] >= 0 && Number.isFinite(facts[name])))
       throw new RangeError(`planMemory: ${name} must be a number of at least 0: got ${facts[name]}.`);
@@ -92,7 +96,8 @@ export function planMemory(facts: RunFacts): MemoryPlan {
     optimizer,
     activations,
     logits,
-    peakBytes: Math.ceil(weights + gradients + optimizer + activations + logits),
+    process: processBytes,
+    peakBytes: Math.ceil(weights + gradients + optimizer + activations + logits + processBytes),
   };
 }
 
@@ -139,6 +144,8 @@ export function describeRun({ peakBytes, diskBytes, tokens, hours }: RunEstimate
 /** What a machine has; absent values are not checked. */
 export interface Room {
   readonly memoryBytes?: number | undefined;
+  /** Of it, what everything but frozen weights must share (the cpu backend's work memory). */
+  readonly workBytes?: number | undefined;
   readonly diskBytes?: number | undefined;
   /** Where checkpoints go, for the message. */
   readonly outputDir?: string;
@@ -154,11 +161,14 @@ function advice(facts: RunFacts, { activations, weights, gradients, optimizer }:
         ? `lower the batch size or maxLength (each token of a batch takes ${showBytes(perToken)})`
         : 'set gradientCheckpointing, or lower the batch size or maxLength',
     ],
-    [weights, 'use a smaller or a quantized base model'],
+    [weights, 'use a smaller base model'],
     [gradients + optimizer, 'lower the rank r, or adapt fewer modules'],
   ];
+  const largest = Math.max(...steps.map(([bytes]) => bytes));
+  // What is less than a tenth of the largest part changes nothing.
   return [...steps]
     .sort((a, b) => b[0] - a[0])
+    .filter(([bytes]) => bytes >= largest / 10)
     .slice(0, 2)
     .map(([, text]) => text)
     .join('; or ');
@@ -170,14 +180,19 @@ function advice(facts: RunFacts, { activations, weights, gradients, optimizer }:
  * @throws OutOfMemoryError or FileError (ENOSPC), with what is needed, what there is and what to change
  */
 export function requireRoom(facts: RunFacts, estimate: RunEstimate, room: Room): void {
-  const { memoryBytes, diskBytes, outputDir = 'outputDir' } = room;
-  if (memoryBytes !== undefined && estimate.peakBytes > memoryBytes) {
-    const { memory: m } = estimate;
-    const parts = `weights ${showBytes(m.weights)}, gradients ${showBytes(m.gradients)}, optimizer ${showBytes(m.optimizer)}, activations ${showBytes(m.activations)}, logits ${showBytes(m.logits)}`;
+  const { memoryBytes, workBytes, diskBytes, outputDir = 'outputDir' } = room;
+  const { memory: m } = estimate;
+  const parts = `weights ${showBytes(m.weights)}, gradients ${showBytes(m.gradients)}, optimizer ${showBytes(m.optimizer)}, activations ${showBytes(m.activations)}, logits ${showBytes(m.logits)}`;
+  if (memoryBytes !== undefined && estimate.peakBytes > memoryBytes)
     throw new OutOfMemoryError(
       `estimate: the run must fit into ${showBytes(memoryBytes)} of memory: it needs about ${showBytes(estimate.peakBytes)} (${parts}). To change: ${advice(facts, m)}.`,
     );
-  }
+  const adapter = facts.trainableParameters * f32Bytes;
+  const work = adapter + m.gradients + m.optimizer + m.activations + m.logits;
+  if (workBytes !== undefined && work > workBytes)
+    throw new OutOfMemoryError(
+      `estimate: all but the base weights must fit into ${showBytes(workBytes)} of memory, as much as this device computes in: it needs about ${showBytes(work)} (adapter ${showBytes(adapter)}, ${parts.replace(/^weights [^,]*, /, '')}). To change: ${advice(facts, { ...m, weights: 0 })}.`,
+    );
   if (diskBytes !== undefined && estimate.diskBytes > diskBytes)
     throw new FileError(
       'ENOSPC',

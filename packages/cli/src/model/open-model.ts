@@ -8,6 +8,7 @@ import { parse } from 'yaml';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import type { Output } from '../output.ts';
 import { adapterTemplate, type ChatTemplateChoice, chatTemplateFlag } from './chat-template.ts';
+import { requireRoomForWeights } from './device-memory.ts';
 import { loadTokenizer, requireDirectory } from './load-tokenizer.ts';
 
 export interface ModelPaths {
@@ -78,6 +79,7 @@ export async function openModel(
 ): Promise<OpenedModel> {
   const choice = template ?? (adapterDir === undefined ? undefined : await adapterTemplate(files, adapterDir));
   const tokenizer = await loadTokenizer(files, modelDir, choice);
+  await requireRoomForWeights(files, modelDir, backend);
   const model = await loadPhi3(files, modelDir, { backend, warn: (message) => output.note(message) });
   await withExitCode(exitCodes.data, () => tokenizer.checkModelVocabSize(model.config.vocabSize));
   if (adapterDir === undefined) return { model, tokenizer, adapter: undefined };

@@ -15,6 +15,7 @@ import {
 } from '@lorikeet/trainer';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { exitCodes, withExitCode } from '../errors.ts';
+import { deviceMemory } from '../model/device-memory.ts';
 
 /** The linears of a Phi-3 by path, as shapes: enough to say which of them a configuration means. */
 function linearShapes(config: Phi3Config): ReadonlyMap<string, readonly [outFeatures: number, inFeatures: number]> {
@@ -81,6 +82,7 @@ export async function runFacts({
       : Math.max(1, Math.ceil(totalSteps / (options.saveStrategy === 'epoch' ? stepsPerEpoch : options.saveSteps)));
   return {
     weightBytes: storedBytes + trainableParameters * 4,
+    processBytes: process.memoryUsage.rss(),
     trainableParameters,
     layers: m.numHiddenLayers,
     hiddenSize: m.hiddenSize,
@@ -99,14 +101,10 @@ export async function runFacts({
 
 /** What this machine and device have to give. */
 export async function roomFor(files: FileSystem, outputDir: string, backend: Backend): Promise<Room> {
-  const { workMemoryLimitBytes: work, storeLimitBytes: store = 0 } = backend.describe() as Readonly<
-    Record<string, unknown>
-  >;
-  // Weights may lie in stores beside the work memory.
-  const limit = typeof work === 'number' ? work + Number(store) : undefined;
-  const free = process.availableMemory();
-  const memoryBytes = limit !== undefined ? Math.min(limit, free) : free;
+  const { limitBytes, workBytes } = deviceMemory(backend);
+  // What is free and what the device allows come on top of what the process holds.
+  const memoryBytes = Math.min(limitBytes, process.availableMemory()) + process.memoryUsage.rss();
   let existing = outputDir;
   while (!(await files.exists(existing)) && parentPath(existing) !== existing) existing = parentPath(existing);
-  return { memoryBytes, diskBytes: await files.freeBytes(existing), outputDir };
+  return { memoryBytes, workBytes, diskBytes: await files.freeBytes(existing), outputDir };
 }

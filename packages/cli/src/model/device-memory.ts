@@ -1,0 +1,35 @@
+/** How much a device can hold, asked before anything is loaded. */
+import type { FileSystem } from '@lorikeet/files';
+import { openCheckpoint } from '@lorikeet/safetensors';
+import { type Backend, OutOfMemoryError } from '@lorikeet/tensor';
+import { showBytes } from '@lorikeet/trainer';
+
+export interface DeviceMemory {
+  /** Most bytes of all tensors together; infinite where the device sets no bound of its own. */
+  readonly limitBytes: number;
+  /** Of them, what everything but frozen weights must share; undefined where there is no such part. */
+  readonly workBytes: number | undefined;
+}
+
+/** What the device's own description says: the cpu keeps weights in a store beside its work memory. */
+export function deviceMemory(backend: Backend): DeviceMemory {
+  const { workMemoryLimitBytes: work, storeLimitBytes: store } = backend.describe() as Readonly<
+    Record<string, unknown>
+  >;
+  if (typeof work !== 'number') return { limitBytes: Number.POSITIVE_INFINITY, workBytes: undefined };
+  return { limitBytes: work + (typeof store === 'number' ? store : 0), workBytes: work };
+}
+
+/** @throws OutOfMemoryError when the weights of a model folder alone are more than the machine or the device holds */
+export async function requireRoomForWeights(files: FileSystem, dir: string, backend: Backend): Promise<void> {
+  const reader = await openCheckpoint(files, dir);
+  const weightBytes = [...reader.entries.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const { limitBytes } = deviceMemory(backend);
+  const freeBytes = process.availableMemory();
+  const [most, of] =
+    limitBytes < freeBytes ? [limitBytes, `the ${backend.name} backend can hold`] : [freeBytes, 'is free'];
+  if (weightBytes > most)
+    throw new OutOfMemoryError(
+      `model: the weights must fit into the ${showBytes(most)} of memory that ${of}: they take ${showBytes(weightBytes)}. Use a smaller model${most === freeBytes ? ', or close other programs' : ''}.`,
+    );
+}
