@@ -209,6 +209,20 @@ describe('models', () => {
     );
     const listed = await attempt(['inspect', space.path('f8.safetensors')]);
     expect([listed.code, listed.stdout.includes('F8_E4M3')]).toEqual([0, true]);
+    const dir = brokenModel('model-f8', (d) => {
+      const bytes = readFileSync(`${d}/model.safetensors`);
+      const header = bytes.subarray(8, 8 + bytes.readUInt32LE(0)).toString();
+      // One weight of 359 x 32 two-byte elements becomes 359 x 64 of one byte: the file keeps its size.
+      const changed = header.replace(
+        /("lm_head\.weight":\{)"dtype":"BF16","shape":\[359,32\]/,
+        '$1"dtype":"F8_E5M2","shape":[359,64]',
+      );
+      writeFileSync(
+        `${d}/model.safetensors`,
+        Buffer.concat([withHeader(changed, 0), bytes.subarray(8 + bytes.readUInt32LE(0))]),
+      );
+    });
+    expect(await refused(['generate', '-m', dir, '-p', 'a'], 3)).toMatch(/lm_head\.weight: .*(F8_E5M2|\[359,64\])/);
   });
 
   test('an index that leaves its folder', async () => {

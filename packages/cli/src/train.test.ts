@@ -213,6 +213,10 @@ describe('after training', () => {
     expect(check).toMatchObject({ command: 'data check', rows: 24, format: 'messages', report: { rows: 24 } });
     const preview = await run(['data', 'preview', 'heldout.jsonl', '-m', 'base', '--rows', '1']);
     expect(preview.stdout).toContain('[[ab한 <|end|>\n<|endoftext|>]]');
+    const rows = oneObject(
+      (await run(['data', 'preview', 'heldout.jsonl', '-m', 'base', '--rows', '2', '--json'])).stdout,
+    );
+    expect(rows).toMatchObject({ command: 'data preview', rows: [{ line: 1, trainedTokens: 9 }, { line: 2 }] });
     const doctor = oneObject((await run(['doctor', '--json'])).stdout);
     expect(doctor).toMatchObject({ command: 'doctor', chosen: 'cpu', cpu: { found: true } });
     expect(
