@@ -3,7 +3,7 @@ import { setAdapterEnabled } from '@lorikeet/lora';
 import type { ChatTurn } from '@lorikeet/trainer';
 import type { Command } from 'commander';
 import { type Begin, type DeviceOptions, makeCommand, withChatTemplate, withDevice, withModel } from '../command.ts';
-import { exitCodes, userError, withExitCode } from '../errors.ts';
+import { describeError, exitCodeOf, exitCodes, userError, withExitCode } from '../errors.ts';
 import { requireTemplate } from '../model/chat-template.ts';
 import { generateText, type TextOptions } from '../model/generate-text.ts';
 import { withBackend } from '../model/open-backend.ts';
@@ -91,13 +91,20 @@ class Chat {
         const text = line.trim();
         if (text === '/quit' || text === '/exit') break;
         if (text === '/reset') this.#reset();
-        else if (text !== '') await this.#answer(text);
+        else if (text !== '') await this.#answer(text).catch((error: unknown) => this.#takeBack(error, interactive));
         if (interactive) lines.prompt();
       }
     } finally {
       process.off('SIGINT', interrupt);
       lines.close();
     }
+  }
+
+  /** A message that does not fit ends a script, but not a conversation. */
+  #takeBack(error: unknown, interactive: boolean): void {
+    if (!interactive || exitCodeOf(error) !== exitCodes.user) throw error;
+    this.#output.print();
+    this.#output.progress(`${describeError(error, false)}\n  The message was taken back; /reset begins anew.`);
   }
 
   #reset(): void {

@@ -103,7 +103,23 @@ function report(outcome: TrainingOutcome, config: ResolvedConfig, options: Train
       ['adapter', adapter!],
     ]),
   );
-  output.print(
-    `\nTalk to it beside the base:\n  ${commandLine(['chat', '--compare', '-m', shortPath(config.model.path), '-a', shortPath(adapter!)])}`,
-  );
+  output.print(nextSteps(outcome, config, options));
+}
+
+/** What a person does with an adapter, as command lines. */
+function nextSteps(
+  { adapter, format, evalRows }: TrainingOutcome,
+  config: ResolvedConfig,
+  { config: file }: TrainOptions,
+): string {
+  const tuned = ['-m', shortPath(config.model.path), '-a', shortPath(adapter!)];
+  const steps = [
+    ...(evalRows > 0
+      ? [['Compare it with the base:', commandLine(['eval', '-c', file, '-a', shortPath(adapter!)])]]
+      : []),
+    format === 'text'
+      ? ['Let it write:', commandLine(['generate', ...tuned, '--raw', '-p', 'Once'])]
+      : ['Talk to it beside the base:', commandLine(['chat', '--compare', ...tuned])],
+  ];
+  return steps.map(([name, line]) => `\n${name}\n  ${line}`).join('');
 }

@@ -1,5 +1,5 @@
 /** A fine-tuning from a configuration to an adapter folder: what `train` and `demo` do. */
-import { discardDirectory, type FileSystem, joinPath, writeAtomic, writeJson } from '@lorikeet/files';
+import { acquireLock, discardDirectory, type FileSystem, joinPath, writeAtomic, writeJson } from '@lorikeet/files';
 import { adapterWeightsName, applyLora, saveAdapter, writeAdapterFiles } from '@lorikeet/lora';
 import { copyInto, trainableParameters } from '@lorikeet/nn';
 import { type Phi3ForCausalLM, readPhi3Config } from '@lorikeet/phi3';
@@ -62,6 +62,7 @@ export interface TrainingOutcome {
   readonly evalLoss?: number;
   readonly perplexity?: number;
   readonly tokenAccuracy?: number;
+  readonly format: PreparedData['format'];
   readonly lossOn: string;
   readonly rows: number;
   readonly evalRows: number;
@@ -89,13 +90,14 @@ export async function runTraining(config: ResolvedConfig, environment: TrainingE
   const chatTemplate = choosesTemplate(config.model) ? tokenizer.chatTemplate : undefined;
   const run = new FineTuning({ config, environment, data, facts, estimate, chatTemplate });
   if (dryRun) return run.planned();
-  if (environment.resume === undefined) await clearOutput(files, config);
+  if (environment.resume === undefined) await refuseEarlierRun(files, config);
   const paths = { modelDir: config.model.path, adapterDir: undefined, template: config.model };
   const { model } = await openModel(files, paths, backend, output);
   refuseNonFinite(model, config);
   model.gradientCheckpointing = config.training.gradientCheckpointing;
   await withExitCode(exitCodes.user, () => applyLora(model, lora, { key: randomKey(config.training.seed, 'lora') }));
   const identity = await runIdentity(files, config, data, tokenizer);
+  if (environment.resume === undefined) await discardEarlierRun(files, config.training.outputDir);
   return run.train(model, batches, options, identity);
 }
 
@@ -118,7 +120,7 @@ function refuseNonFinite(model: Phi3ForCausalLM, config: ResolvedConfig): void {
 }
 
 /** An output folder belongs to one run: an earlier one is only replaced when that was asked for. */
-async function clearOutput(
+async function refuseEarlierRun(
   files: FileSystem,
   { training: { outputDir, overwriteOutputDir } }: ResolvedConfig,
 ): Promise<void> {
@@ -132,6 +134,13 @@ async function clearOutput(
       found: steps.length > 0 ? `checkpoint-${steps[0]}` : 'adapter',
       fix: 'Continue it with --resume auto, choose another --output-dir, or set training.overwriteOutputDir: true.',
     });
+}
+
+/** Late, so that nothing is lost to a run that cannot begin; under the folder's lock, so that nothing is taken from one that is under way. */
+async function discardEarlierRun(files: FileSystem, outputDir: string): Promise<void> {
+  const steps = await listCheckpoints(files, outputDir);
+  if (steps.length === 0) return;
+  await using _ = await acquireLock(files, outputDir);
   for (const step of steps) await discardDirectory(files, checkpointPath(outputDir, step));
 }
 
@@ -173,8 +182,6 @@ class FineTuning {
     const { config, environment, data, chatTemplate } = this.#parts;
     const { files, signal } = environment;
     const { outputDir, perDeviceEvalBatchSize, labelSmoothingFactor: labelSmoothing } = config.training;
-    await files.makeDirectory(outputDir);
-    await writeAtomic(files, joinPath(outputDir, resolvedConfigName), printConfig(config));
     const evaluates = data.evalExamples.length > 0;
     const parameters = trainableParameters(model);
     const events = train(model, (batch: Batch, o) => model.loss(batch, { ...o, labelSmoothing }), batches, {
@@ -236,9 +243,12 @@ class FineTuning {
   }
 
   async #follow(events: ReturnType<typeof train>): Promise<EndEvent> {
-    const { output } = this.#parts.environment;
+    const { config, environment } = this.#parts;
+    const { files, output } = environment;
     for await (const event of events) {
       if (event.type === 'start') {
+        // Not before: a run that is refused the folder or its checkpoint must leave the other's configuration there.
+        await writeAtomic(files, joinPath(config.training.outputDir, resolvedConfigName), printConfig(config));
         this.#progress.start(event.firstStep);
         const from = event.resumedFrom === null ? '' : `, resumed from ${event.resumedFrom}`;
         this.#progress.line(
@@ -283,6 +293,7 @@ class FineTuning {
       trainableParameters: facts.trainableParameters,
       estimate: this.#estimate,
       losses: this.#losses,
+      format: data.format,
       lossOn: data.lossOn,
       rows: data.examples.length,
       evalRows: data.evalExamples.length,
