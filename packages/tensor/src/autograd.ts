@@ -2,7 +2,7 @@ import { full } from './creation.ts';
 import { ShapeError } from './errors.ts';
 import { assertSync, openScope, track, untrack, untracked } from './scope.ts';
 import { type Shape, sameShape, showShape } from './shape.ts';
-import { keptHandle, type Tensor } from './tensor.ts';
+import { keptHandle, type Origin, type Tensor } from './tensor.ts';
 import { sumTo } from './unbroadcast.ts';
 
 /** A trainable tensor's identity. */
@@ -11,7 +11,7 @@ export interface Leaf {
 }
 
 /** Where a gradient goes next: to the node that made an input, or to a leaf. Null: the input needs none. */
-export type Edge = { readonly node: GradNode; readonly index: number } | { readonly leaf: Leaf } | null;
+export type Edge = Origin | { readonly leaf: Leaf } | null;
 
 /** A tensor kept for backward, by name, with the version it had. */
 interface Saved {
@@ -30,8 +30,8 @@ export interface GradientContext {
   addLeaf(leaf: Leaf, gradient: Tensor): void;
 }
 
-/** One gradient rule an input; null where the input needs none. */
-export type Rule = ((context: GradientContext) => Tensor) | null;
+/** One gradient rule an input; null where the input needs none. A rule gives null where nothing flows. */
+export type Rule = ((context: GradientContext) => Tensor | null) | null;
 
 /** What an op hands over to be recorded. */
 export interface NodeParts {
@@ -111,16 +111,18 @@ export class GradNode {
     };
     const context: GradientContext = { grads, saved, once, addLeaf };
     this.#always?.(context);
-    return this.#rules.map((rule, i) =>
-      rule && this.edges[i] ? sumTo(rule(context), this.#inputShapes[i]!, this.op) : null,
-    );
+    return this.#rules.map((rule, i) => {
+      const gradient = this.edges[i] ? rule?.(context) : null;
+      return gradient ? sumTo(gradient, this.#inputShapes[i]!, this.op) : null;
+    });
   }
 }
 
 /** 'probing' records nothing but notes what would have been recorded: the first forward of `checkpoint`. */
 type Recording = 'on' | 'off' | 'probing';
 let recording: Recording = 'on';
-let sawTrainable = false;
+/** What the probe under way would have recorded: tensors made by earlier ops, and whether there was anything at all. */
+let probed = { trainable: false, origins: new Set<Origin>() };
 
 /** How ops record now. */
 export const recordingNow = (): Recording => recording;
@@ -144,17 +146,22 @@ export function noGrad<T>(fn: () => T): T {
   });
 }
 
-/** Runs `fn` unrecorded and tells whether it would have recorded anything. */
-export function probe<T>(fn: () => T): { result: T; trainable: boolean } {
-  const before = sawTrainable;
-  sawTrainable = false;
+/** Runs `fn` unrecorded and tells whether it would have recorded anything, and which earlier ops it builds on. */
+export function probe<T>(fn: () => T): { result: T; trainable: boolean; origins: ReadonlySet<Origin> } {
+  const outer = probed;
+  const own = { trainable: false, origins: new Set<Origin>() };
+  probed = own;
   try {
-    const result = withRecording('probing', fn);
-    return { result, trainable: sawTrainable };
+    return { result: withRecording('probing', fn), ...own };
   } finally {
-    sawTrainable ||= before;
+    outer.trainable ||= own.trainable;
+    for (const origin of own.origins) outer.origins.add(origin);
+    probed = outer;
   }
 }
+
+/** Nodes recorded from now on have ids from here on. */
+export const firstNewId = (): number => nextId;
 
 export const recorded = <T>(fn: () => T): T => withRecording('on', fn);
 
@@ -211,7 +218,8 @@ const edgeOf = (t: Tensor): Edge => (t.origin ? t.origin : t.leaf ? { leaf: t.le
 export function edgesFor(inputs: readonly (Tensor | null)[]): Edge[] | null {
   if (recording === 'off' || !inputs.some((t) => t?.requiresGrad)) return null;
   if (recording === 'on') return inputs.map((t) => (t ? edgeOf(t) : null));
-  sawTrainable = true;
+  probed.trainable = true;
+  for (const t of inputs) if (t?.origin) probed.origins.add(t.origin);
   return null;
 }
 
@@ -226,9 +234,16 @@ function accumulate(slot: Tensor | undefined, more: Tensor): Tensor {
   }
 }
 
-/** Differentiates from `outputs` with the given seeds (owned by the caller) down to leaves. */
-export function walk(outputs: readonly Tensor[], seeds: readonly Tensor[]): Map<Leaf, Tensor> {
+/** Where a walk ended: at leaves, and at outputs of nodes older than it may enter. */
+export interface Reached {
+  readonly leaves: Map<Leaf, Tensor>;
+  readonly outside: Map<Origin, Tensor>;
+}
+
+/** Differentiates from `outputs` with the given seeds (owned by the caller) down to leaves and to nodes before `firstId`. */
+export function walk(outputs: readonly Tensor[], seeds: readonly Tensor[], firstId = 0): Reached {
   const leaves = new Map<Leaf, Tensor>();
+  const outside = new Map<Origin, Tensor>();
   const arrived = new Map<GradNode, (Tensor | undefined)[]>();
   const addLeaf = (leaf: Leaf, gradient: Tensor): void => {
     leaves.set(leaf, accumulate(leaves.get(leaf), gradient));
@@ -242,13 +257,17 @@ export function walk(outputs: readonly Tensor[], seeds: readonly Tensor[]): Map<
       addLeaf(edge.leaf, gradient);
       return;
     }
+    if (edge.node.id < firstId) {
+      outside.set(edge, accumulate(outside.get(edge), gradient));
+      return;
+    }
     const slots = arrived.get(edge.node) ?? new Array<Tensor | undefined>(edge.node.outputShapes.length);
     slots[edge.index] = accumulate(slots[edge.index], gradient);
     arrived.set(edge.node, slots);
   };
   const run = (): void => {
     outputs.forEach((t, i) => deliver(edgeOf(t), seeds[i]!.alias()));
-    for (const node of reachable(outputs)) {
+    for (const node of reachable(outputs, firstId)) {
       const grads = arrived.get(node);
       arrived.delete(node);
       if (grads) visit(node, grads, deliver, addLeaf);
@@ -258,10 +277,10 @@ export function walk(outputs: readonly Tensor[], seeds: readonly Tensor[]): Map<
     untracked(() => noGrad(run));
   } catch (error) {
     // No scope owns what is on its way.
-    for (const t of [...leaves.values(), ...[...arrived.values()].flat()]) t?.dispose();
+    for (const t of [...leaves.values(), ...outside.values(), ...[...arrived.values()].flat()]) t?.dispose();
     throw error;
   }
-  return leaves;
+  return { leaves, outside };
 }
 
 /** Runs one node's rules; what they make beside their results is freed at once. */
@@ -284,11 +303,11 @@ function visit(
 }
 
 /** Every node below the outputs, latest first: ids rise with recording order, so that is a topological order. */
-function reachable(outputs: readonly Tensor[]): GradNode[] {
+function reachable(outputs: readonly Tensor[], firstId: number): GradNode[] {
   const seen = new Set<GradNode>();
   const pending = outputs.flatMap((t) => (t.origin ? [t.origin.node] : []));
   for (let node = pending.pop(); node; node = pending.pop()) {
-    if (seen.has(node)) continue;
+    if (node.id < firstId || seen.has(node)) continue;
     seen.add(node);
     for (const edge of node.edges) if (edge && 'node' in edge) pending.push(edge.node);
   }
@@ -313,7 +332,7 @@ export function backward(loss: Tensor, seed?: Tensor): Gradients {
     seed ??
     untracked(() => full(loss.shape, 1, { backend: loss.backend, dtype: loss.dtype === 'f64' ? 'f64' : 'f32' }));
   try {
-    return new Gradients(walk([loss], [start]));
+    return new Gradients(walk([loss], [start]).leaves);
   } finally {
     if (!seed) start.dispose();
   }
