@@ -220,7 +220,8 @@ test('attention and its gradients: segments, groups, windows, caches, column blo
         return [out, gradients.of(q), gradients.of(both)];
       },
       1e-5,
-      2e-6,
+      // With a window of 1 the gradient of q is a difference of equal sums: what is left is their rounding.
+      1e-5,
     );
   });
   await fc.assert(property, { numRuns: 30 });
