@@ -1,6 +1,7 @@
 /** A run that was interrupted, killed or made on other threads gives the same bits. */
 import { type ChildProcess, spawn } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
+import { acquireLock, lockName, nodeFiles } from '@lorikeet/files';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { lorikeet } from './testing/command-line.ts';
 import { makeWorkspace, type TestWorkspace } from './testing/workspace.ts';
@@ -99,7 +100,18 @@ test('a reader of stdout that goes away does not stop the training', async () =>
   expect(adapter('piped')).toBe(adapter('whole'));
 });
 
+test('overwriting takes nothing from a run that is under way', async () => {
+  const before = space.filesBelow('whole');
+  await using _ = await acquireLock(nodeFiles(), space.path('whole'));
+  const refused = await train('whole', ['--set', 'training.overwriteOutputDir=true', '--set', 'peft.r=8']);
+  expect(refused.code).toBe(5);
+  expect(refused.stderr).toContain(`process ${process.pid} holds it`);
+  expect(space.filesBelow('whole').filter((file) => file !== lockName)).toEqual(before);
+});
+
 test('other settings than those of the checkpoint are refused with every difference', async () => {
+  const resolvedConfig = space.path('whole', 'config.resolved.yaml');
+  const before = readFileSync(resolvedConfig, 'utf8');
   const refused = await train('whole', [
     '--resume',
     'auto',
@@ -111,6 +123,7 @@ test('other settings than those of the checkpoint are refused with every differe
     '20',
   ]);
   expect(refused.code).toBe(2);
+  expect(readFileSync(resolvedConfig, 'utf8')).toBe(before);
   expect(refused.stderr).toMatch(/seed: was 42, is 1/);
   expect(refused.stderr).toMatch(/peft: was .*"r":4.*is .*"r":8/);
 });

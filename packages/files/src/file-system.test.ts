@@ -1,3 +1,4 @@
+import { spawnSync } from 'node:child_process';
 import { mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -277,4 +278,19 @@ describe('power loss', () => {
     expect(fates.size).toBeGreaterThan(10);
     expect(() => memoryFiles().afterPowerLoss(random)).toThrow(/simulatePowerLoss/);
   });
+});
+
+test('a directory on a read-only file system is refused for that reason', (context) => {
+  const dir = temporaryDirectory();
+  const program = `
+    const { nodeFiles } = await import(process.argv[1]);
+    for (const path of ['a', 'a/b']) await nodeFiles().makeDirectory(process.argv[2] + '/' + path).catch((error) => console.log(error.code));`;
+  const mounted = 'mount -t tmpfs -o ro tmpfs "$3" || exit 99; exec "$0" --input-type=module -e "$1" "$2" "$3"';
+  const { error, status, stdout } = spawnSync(
+    'unshare',
+    ['-rm', 'sh', '-c', mounted, process.execPath, program, join(import.meta.dirname, 'index.ts'), dir],
+    { encoding: 'utf8' },
+  );
+  if (error || status !== 0) context.skip('skipped: this machine lets no user mount a file system of its own');
+  expect(stdout).toBe('EROFS\nEROFS\n');
 });

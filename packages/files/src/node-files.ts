@@ -99,6 +99,17 @@ function nodeWriter(modules: Modules, handle: Handle, given: string, target: str
   };
 }
 
+async function makeDirectory({ fs, path }: Modules, target: string): Promise<void> {
+  try {
+    await fs.mkdir(target, { recursive: true });
+  } catch (error) {
+    // On a read-only file system Node's recursive mkdir says ENOENT; one step at a time says why.
+    if (codeOf(error) !== 'ENOENT' || path.dirname(target) === target) throw error;
+    await makeDirectory({ fs, path }, path.dirname(target));
+    await fs.mkdir(target);
+  }
+}
+
 async function createExclusive({ fs }: Modules, target: string, bytes: Uint8Array): Promise<void> {
   // link(2) makes the name appear with its content complete; a file opened with O_EXCL would be seen empty for a moment.
   const draft = temporarySibling(target, 'tmp');
@@ -188,8 +199,7 @@ export function nodeFiles(root?: string): FileSystem {
     kind: (path) => at('stat', path, statKind),
     exists: (path) => at('stat', path, async (target) => (await statKind(target)) !== undefined),
     list: (dir) => at('list', dir, async (target) => (await fs.readdir(target)).sort()),
-    makeDirectory: (dir) =>
-      at('make directory', dir, async (target) => void (await fs.mkdir(target, { recursive: true }))),
+    makeDirectory: (dir) => at('make directory', dir, (target) => makeDirectory(modules, target)),
     remove: (path) => at('remove', path, (target) => fs.rm(target, { recursive: true, force: true })),
     rename: (from, to) =>
       at('rename', from, async (source) => renameEntry(modules, source, await resolve('rename', to))),
