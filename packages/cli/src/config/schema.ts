@@ -87,9 +87,9 @@ export const trainingSchema = z.strictObject({
     .describe('Recompute layers in the backward: less memory, more time'),
   maxGradNorm: z.number().min(0).default(1).describe('Gradients are scaled down to this norm; 0: never'),
   weightDecay: z.number().min(0).lt(Infinity).default(0).describe("AdamW's decay"),
-  adamBeta1: part.default(0.9),
-  adamBeta2: part.default(0.999),
-  adamEpsilon: z.number().min(0).default(1e-8),
+  adamBeta1: part.default(0.9).describe('Decay rate of the mean of gradients in AdamW'),
+  adamBeta2: part.default(0.999).describe('Decay rate of the mean of their squares'),
+  adamEpsilon: z.number().min(0).default(1e-8).describe('Added to the root of that mean'),
   labelSmoothingFactor: part.default(0).describe('Weight of the uniform distribution in the target'),
   seed: whole(0).max(Number.MAX_SAFE_INTEGER).default(42).describe('Seed of data order, dropout and adapter'),
   loggingSteps: whole(1).default(10).describe('Steps between lines in log.jsonl'),
@@ -113,7 +113,7 @@ export const peftSchema = z.strictObject({
   loraAlpha: z.number().positive().lt(Infinity).default(32).describe('The update is scaled by loraAlpha / r'),
   loraDropout: part.default(0.05).describe('Part of the adapter inputs dropped in training'),
   targetModules: names.default('all-linear').describe("Names, a regular expression, or 'all-linear'"),
-  excludeModules: names.optional(),
+  excludeModules: names.optional().describe('Taken out of targetModules: names or a regular expression'),
   modulesToSave: z.array(text).optional().describe('Modules trained and saved whole'),
   bias: z.enum(['none', 'all', 'lora_only']).default('none').describe('Biases trained beside the adapter'),
   useRslora: z.boolean().default(false).describe('Scale by loraAlpha / sqrt(r)'),
@@ -121,10 +121,13 @@ export const peftSchema = z.strictObject({
     .union([z.boolean(), z.literal('gaussian')])
     .default(true)
     .describe('First values of the adapter'),
-  rankPattern: z.record(text, whole(1)).optional(),
-  alphaPattern: z.record(text, z.number().positive()).optional(),
-  layersToTransform: z.union([whole(0), z.array(whole(0))]).optional(),
-  layersPattern: names.optional(),
+  rankPattern: z.record(text, whole(1)).optional().describe('Rank of layers whose path ends as an expression says'),
+  alphaPattern: z.record(text, z.number().positive()).optional().describe('loraAlpha of such layers'),
+  layersToTransform: z
+    .union([whole(0), z.array(whole(0))])
+    .optional()
+    .describe('Indices of the layers to adapt; default: all'),
+  layersPattern: names.optional().describe('Name of the list in which layersToTransform counts'),
 });
 
 export const sectionSchemas = {

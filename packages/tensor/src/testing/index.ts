@@ -1,4 +1,6 @@
 /** Test helpers for ops and backends: the suite every backend passes, gradient checks, and the hostile backend. */
+import '../methods.ts'; // whoever imports this entry alone has tensors with methods too
+
 export { expectClose, type Tolerance, toleranceOf } from './close.ts';
 export { drawTensor, drawValues } from './draw.ts';
 export { gradcheck } from './gradcheck.ts';
