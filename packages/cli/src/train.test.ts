@@ -217,7 +217,9 @@ describe('after training', () => {
       (await run(['data', 'preview', 'heldout.jsonl', '-m', 'base', '--rows', '2', '--json'])).stdout,
     );
     expect(rows).toMatchObject({ command: 'data preview', rows: [{ line: 1, trainedTokens: 9 }, { line: 2 }] });
-    const doctor = oneObject((await run(['doctor', '--json'])).stdout);
+    const examined = await run(['doctor', '--json']);
+    expect(examined.code).toBe(0);
+    const doctor = oneObject(examined.stdout);
     expect(doctor).toMatchObject({ command: 'doctor', chosen: 'cpu', cpu: { found: true } });
     expect(
       (doctor.webgpu as { found: boolean; missing?: string }).found ||

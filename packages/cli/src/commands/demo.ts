@@ -7,6 +7,7 @@ import { type Begin, collect, type DeviceOptions, makeCommand, withDevice } from
 import { loadConfig } from '../config/load-config.ts';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { type DemoReport, type Dialogue, renderDemoHtml, renderDemoText } from '../demo/demo-report.ts';
+import { entryPath } from '../entry.ts';
 import { CliError, type ErrorObject, exitCodes } from '../errors.ts';
 import { type Measured, measureModel } from '../model/measure.ts';
 import { withBackend } from '../model/open-backend.ts';
@@ -27,8 +28,6 @@ interface DemoFlags extends DeviceOptions {
 const shownDialogues = 3;
 const evalBatchRows = 16;
 const assetsConfig = fileURLToPath(new URL('../../assets/demo/config.yaml', import.meta.url));
-// The published package is bundled into dist/main.js; in the workspace the source runs.
-const entry = fileURLToPath(new URL(import.meta.url.endsWith('.ts') ? '../main.ts' : './main.js', import.meta.url));
 
 /** `lorikeet demo`: before, a fine-tuning, after. Needs nothing but this package. */
 export function demoCommand(begin: Begin): Command {
@@ -121,7 +120,9 @@ async function measureInNewProcess(
     '--samples', '1000000', '--batch-size', `${evalBatchRows}`, '--max-length', `${data.maxLength}`, '--device', flags.device,
     ...(flags.threads === undefined ? [] : ['--threads', `${flags.threads}`]),
   ]; // biome-ignore format: a command line
-  const child = spawn(process.execPath, [entry, 'eval', ...options, '--json'], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const child = spawn(process.execPath, [entryPath, 'eval', ...options, '--json'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
   const texts = { stdout: '', stderr: '' };
   child.stdout.setEncoding('utf8').on('data', (text: string) => (texts.stdout += text));
   child.stderr.setEncoding('utf8').on('data', (text: string) => (texts.stderr += text));

@@ -1,8 +1,10 @@
+import { spawn } from 'node:child_process';
 import { availableParallelism, cpus, totalmem } from 'node:os';
 import type { FileSystem } from '@lorikeet/files';
 import { showBytes } from '@lorikeet/trainer';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { type Begin, type DeviceOptions, makeCommand, withDevice } from '../command.ts';
+import { entryPath } from '../entry.ts';
 import { exitCodeOf, exitCodes } from '../errors.ts';
 import { openBackend } from '../model/open-backend.ts';
 import { renderFields } from '../terminal/table.ts';
@@ -17,6 +19,13 @@ const notYet = [
   'several machines',
 ] as const;
 
+type ProbedDevice = 'cpu' | 'webgpu';
+
+interface DoctorFlags extends DeviceOptions {
+  /** Only say what this device is; how doctor asks a process of its own. */
+  readonly probe?: ProbedDevice;
+}
+
 interface DeviceReport {
   readonly found: boolean;
   readonly details?: Readonly<Record<string, unknown>>;
@@ -26,18 +35,22 @@ interface DeviceReport {
 
 /** `lorikeet doctor`: what this machine can do and what was chosen. */
 export function doctorCommand(begin: Begin): Command {
-  return withDevice(makeCommand('doctor', 'what this machine can do and what was chosen')).action(
-    async (flags: DeviceOptions) => {
+  return withDevice(makeCommand('doctor', 'what this machine can do and what was chosen'))
+    .addOption(new Option('--probe <device>').choices(['cpu', 'webgpu']).hideHelp())
+    .action(async (flags: DoctorFlags) => {
       const { files, output } = begin({ ...flags });
+      if (flags.probe !== undefined) {
+        const found = await probe(flags.probe, undefined, (report) => output.result(report));
+        if (!found.found) output.result(found);
+        return;
+      }
       const report = await examine(files, flags);
       output.result({ command: 'doctor', ...report });
       output.print(describe(report));
-    },
-  );
+    });
 }
 
 async function examine(files: FileSystem, { threads }: DeviceOptions) {
-  const [cpu, webgpu] = [await probe('cpu', threads), await probe('webgpu', undefined)];
   return {
     version,
     node: process.version,
@@ -47,23 +60,47 @@ async function examine(files: FileSystem, { threads }: DeviceOptions) {
     memory: { totalBytes: totalmem(), availableBytes: process.availableMemory() },
     disk: { path: process.cwd(), freeBytes: (await files.freeBytes('.')) ?? null },
     chosen: 'cpu',
-    cpu,
-    webgpu,
+    cpu: await probe('cpu', threads),
+    webgpu: await probeInProcess('webgpu'),
     notYet,
   };
 }
 
-async function probe(device: 'cpu' | 'webgpu', threads: number | undefined): Promise<DeviceReport> {
+/** Opens a device and asks what it is; `report` gets the answer before the device is closed. */
+async function probe(
+  device: ProbedDevice,
+  threads: number | undefined,
+  report: (found: DeviceReport) => void = () => undefined,
+): Promise<DeviceReport> {
   try {
     const backend = await openBackend({ device, threads });
-    try {
-      return { found: true, details: backend.describe() };
-    } finally {
-      await backend.close();
-    }
+    const found = { found: true, details: backend.describe() };
+    report(found);
+    await backend.close();
+    return found;
   } catch (error) {
     if (exitCodeOf(error) !== exitCodes.device) throw error;
     return { found: false, missing: (error as Error).message };
+  }
+}
+
+/** The same in a process of its own: a graphics driver that crashes must not take this report with it. */
+async function probeInProcess(device: ProbedDevice): Promise<DeviceReport> {
+  const child = spawn(process.execPath, [entryPath, 'doctor', '--probe', device, '--json'], {
+    stdio: ['ignore', 'pipe', 'pipe'],
+  });
+  let [stdout, stderr] = ['', ''];
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (stdout += text));
+  child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text));
+  const [code, signal] = await new Promise<[number | null, NodeJS.Signals | null]>((done, failed) =>
+    child.once('error', failed).once('close', (...ended) => done(ended)),
+  );
+  try {
+    // What it could still say counts, even where the driver crashed when it was closed.
+    return JSON.parse(stdout.split('\n')[0]!) as DeviceReport;
+  } catch {
+    const last = stderr.trim().split('\n').slice(-2).join(' ');
+    return { found: false, missing: `its driver crashed (${signal ?? `exit code ${code}`}): ${last}` };
   }
 }
 

@@ -1,6 +1,6 @@
 /** Command lines that a person can paste. */
 import { isAbsolute, relative } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { entryPath } from '../entry.ts';
 
 /** A word of a command line as a POSIX shell takes it back. */
 export const quoteWord = (word: string): string =>
@@ -18,8 +18,7 @@ function programWords(): string[] {
   const pnpm = /^pnpm\/(\S+)/.exec(agent)?.[1];
   if (script !== undefined && pnpm !== undefined) return ['npx', '-y', `pnpm@${pnpm}`, 'lorikeet'];
   // The published package is bundled; only in the workspace do sources run.
-  if (!import.meta.url.endsWith('.ts')) return ['lorikeet'];
-  return ['node', shortPath(fileURLToPath(new URL('../main.ts', import.meta.url)))];
+  return entryPath.endsWith('.ts') ? ['node', shortPath(entryPath)] : ['lorikeet'];
 }
 
 /** A command line of this program. */
