@@ -118,8 +118,10 @@ export class LinearMemory {
   #find(needed: number): Block | undefined {
     const first = binOf(needed);
     for (let bin = first; bin < this.#bins.length; bin++) {
+      const blocks = this.#bins[bin];
+      if (!blocks || blocks.size === 0) continue;
       let best: Block | undefined;
-      for (const block of this.#bins[bin] ?? []) {
+      for (const block of blocks) {
         if (block.bytes < needed || (best && best.bytes <= block.bytes)) continue;
         best = block;
         if (block.bytes === needed) break;

@@ -54,6 +54,7 @@ export class Team {
   #modules = 0;
   #failure: TeamError | undefined;
   #closing = false;
+  #block: Uint32Array | undefined;
 
   private constructor(memory: LinearMemory, threads: number, store: LinearMemory | undefined) {
     this.memory = memory;
@@ -111,7 +112,9 @@ export class Team {
     if (this.#failure) throw this.#failure;
     if (this.#closing) throw new TeamError('cpu: the backend must be open: it was closed.');
     if (chunks <= 0) return;
-    const block = new Uint32Array(this.memory.bytes.buffer, control.arguments, words.length);
+    const block = this.#argumentBlock();
+    if (words.length > block.length)
+      throw new RangeError(`cpu: an argument block must fit ${argumentBytes} bytes: got ${words.length * 4}.`);
     for (let i = 0; i < words.length; i++) block[i] = words[i]!;
     if (this.threads === 1 || chunks === 1) {
       this.#exports.alone(task.slot, control.arguments, chunks, this.#scratch);
@@ -125,6 +128,13 @@ export class Team {
       throw this.#failure;
     }
     if (result !== runResult.ok) throw this.#fail(result);
+  }
+
+  /** A view made once per growth of the memory. */
+  #argumentBlock(): Uint32Array {
+    const { buffer } = this.memory.bytes;
+    if (this.#block?.buffer !== buffer) this.#block = new Uint32Array(buffer, control.arguments, argumentBytes / 4);
+    return this.#block;
   }
 
   /** Throws where the team cannot work any more. */
@@ -185,6 +195,8 @@ export class Team {
     return this.#failure;
   }
 }
+
+const argumentBytes = 16 * 1024;
 
 /** The bits of a float as a word of an argument block. */
 export function floatWord(value: number): number {

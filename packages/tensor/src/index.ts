@@ -63,5 +63,5 @@ export { normalsOf, permutationOf, RandomKey, randomKey, threefry2x32 } from './
 export { nextKey, withRandom } from './random-context.ts';
 export { bytesBuffer, referenceBackend, runReference } from './reference-backend.ts';
 export { OpenScope, openScope, scope } from './scope.ts';
-export { broadcastShapes, broadcastStrides, type Shape, showShape, sizeOf, stridesOf } from './shape.ts';
+export { broadcastShapes, broadcastStrides, type Shape, sameShape, showShape, sizeOf, stridesOf } from './shape.ts';
 export { Tensor } from './tensor.ts';

@@ -1,5 +1,5 @@
 /** Finds or compiles the kernel of an elementwise call, folds its axes and runs it in chunks cut by shape alone. */
-import { type Call, isFloat, type Operand } from '@lorikeet/tensor';
+import { type Call, type ElementwiseProgram, isFloat, type Operand, sameShape, sizeOf } from '@lorikeet/tensor';
 import type { CpuBuffer } from '../buffer.ts';
 import { floatWord, type Task, type Team } from '../team.ts';
 import {
@@ -34,6 +34,12 @@ function stridesFor({ shape, rowStride }: Operand, target: readonly number[]): n
   return strides;
 }
 
+/** Every operand has the output's shape and no gaps: one axis. */
+function isFlat(operands: readonly Operand[], shape: readonly number[]): boolean {
+  const row = shape.length === 0 ? 1 : sizeOf(shape, 1);
+  return operands.every((operand) => sameShape(operand.shape, shape) && operand.rowStride === row);
+}
+
 /** Drops axes of size 1 and joins neighbours that every operand walks in one step; null where too many are left. */
 export function fold(shape: readonly number[], strides: readonly (readonly number[])[]): Folded | null {
   const sizes: number[] = [];
@@ -52,10 +58,24 @@ export function fold(shape: readonly number[], strides: readonly (readonly numbe
   return { sizes, strides: kept };
 }
 
+const dtypeDigits: Readonly<Record<string, number>> = { f32: 0, f16: 1, bf16: 2, i32: 3, u32: 4, u8: 5, i8: 6 };
+
+/** What a program's kernel is compiled for, four bits an operand: exact up to 13 operands, and rows have fewer. */
+function digitsOf(operands: readonly Operand[], { strides }: Folded): number {
+  let digits = 0;
+  for (let i = 0; i < operands.length; i++) {
+    const own = strides[i]!;
+    digits = digits * 16 + dtypeDigits[operands[i]!.dtype]! * 2 + (own[own.length - 1] === 0 ? 1 : 0);
+  }
+  return digits;
+}
+
 export class Elementwise {
   readonly #team: Team;
   readonly #features: Features;
   readonly #kernels = new Map<string, Task>();
+  /** The same, found without making a name: by program, then by dtypes and repeats as digits. */
+  readonly #known = new WeakMap<ElementwiseProgram, Map<number, Task>>();
 
   constructor(team: Team, features: Features) {
     this.#team = team;
@@ -72,23 +92,39 @@ export class Elementwise {
     const inputs = call.inputs as readonly Operand[];
     const all = [...inputs, ...outputs];
     if (!program || all.some(({ dtype }) => dtype === 'f64')) return false;
-    const folded = fold(
-      outputs[0]!.shape,
-      all.map((operand) => stridesFor(operand, outputs[0]!.shape)),
-    );
+    const { shape } = outputs[0]!;
+    const folded = isFlat(all, shape)
+      ? { sizes: [sizeOf(shape)], strides: all.map(() => [1]) }
+      : fold(
+          shape,
+          all.map((operand) => stridesFor(operand, shape)),
+        );
     if (!folded || folded.strides.some((s) => s.at(-1)! > 1)) return false;
+    const task = this.#knownKernel(program, all, folded) ?? this.#newKernel(call, all, folded);
+    if (!task) return false;
+    this.#launch(task, folded, all, call.parameters ?? []);
+    return true;
+  }
+
+  #knownKernel(program: ElementwiseProgram, all: readonly Operand[], folded: Folded): Task | undefined {
+    return this.#known.get(program)?.get(digitsOf(all, folded));
+  }
+
+  #newKernel({ inputs, outputs, program }: Call, all: readonly Operand[], folded: Folded): Task | undefined {
     const integer = all.every(({ dtype }) => !isFloat(dtype));
-    if (integer && !compilesAsInteger(program)) return false;
+    if (integer && !compilesAsInteger(program!)) return undefined;
     const task = this.#kernel({
-      program,
-      inputs: inputs.map(({ dtype }) => dtype as StorageType),
+      program: program!,
+      inputs: inputs.map((operand) => operand!.dtype as StorageType),
       outputs: outputs.map(({ dtype }) => dtype as StorageType),
       repeats: folded.strides.map((s) => s.at(-1) === 0),
       integer,
     });
-    if (!task) return false;
-    this.#launch(task, folded, all, call.parameters ?? []);
-    return true;
+    if (!task) return undefined;
+    let known = this.#known.get(program!);
+    if (!known) this.#known.set(program!, (known = new Map()));
+    known.set(digitsOf(all, folded), task);
+    return task;
   }
 
   #kernel(kind: ElementwiseClass): Task | undefined {

@@ -12,18 +12,20 @@ export interface MatmulAttributes {
 }
 
 const last2 = (shape: Shape, transposed: boolean): [number, number] => {
-  const [r, c] = shape.slice(-2) as [number, number];
+  const [r, c] = [shape[shape.length - 2]!, shape[shape.length - 1]!];
   return transposed ? [c, r] : [r, c];
 };
 
 function product(what: string, a: Spec, b: Spec, { transposeA, transposeB }: MatmulAttributes): Shape {
-  const show = `${what}: a ${showShape(a.shape)}${transposeA ? ' transposed' : ''}, b ${showShape(b.shape)}${transposeB ? ' transposed' : ''}`;
+  const show = (): string =>
+    `${what}: a ${showShape(a.shape)}${transposeA ? ' transposed' : ''}, b ${showShape(b.shape)}${transposeB ? ' transposed' : ''}`;
   if (a.shape.length < 2 || b.shape.length < 2)
-    throw new ShapeError(`${show}: both need at least two axes. Use reshape.`);
+    throw new ShapeError(`${show()}: both need at least two axes. Use reshape.`);
   const [m, k] = last2(a.shape, transposeA);
   const [k2, n] = last2(b.shape, transposeB);
   if (k !== k2)
-    throw new ShapeError(`${show}: inner sizes must be equal: got ${k} and ${k2}. Check transposeA and transposeB.`);
+    throw new ShapeError(`${show()}: inner sizes must be equal: got ${k} and ${k2}. Check transposeA and transposeB.`);
+  if (a.shape.length === 2 && b.shape.length === 2) return [m, n];
   return [...broadcastShapes('matmul', a.shape.slice(0, -2), b.shape.slice(0, -2)), m, n];
 }
 
