@@ -172,6 +172,7 @@ export class Gradients {
     this.#byLeaf = byLeaf;
     track(this);
   }
+  /** Whether the walk reached this leaf. */
   has(t: Tensor): boolean {
     return t.leaf !== null && this.#byLeaf.has(t.leaf);
   }
@@ -200,9 +201,11 @@ export class Gradients {
     other.#byLeaf.clear();
     return this;
   }
+  /** All gradients by leaf identity (`tensor.leaf`). */
   entries(): Iterable<[Leaf, Tensor]> {
     return this.#byLeaf.entries();
   }
+  /** Frees every gradient. */
   dispose(reason?: string): void {
     untrack(this);
     for (const t of this.#byLeaf.values()) t.dispose(reason);

@@ -10,7 +10,7 @@ import {
   walk,
 } from './autograd.ts';
 import { restoreRandom, snapshotRandom } from './random-context.ts';
-import { openScope, scope, track } from './scope.ts';
+import { assertSync, openScope, scope, track } from './scope.ts';
 import { sameShape, showShape } from './shape.ts';
 import type { Tensor } from './tensor.ts';
 
@@ -25,6 +25,7 @@ export function checkpoint(fn: (...inputs: Tensor[]) => Tensor, ...inputs: Tenso
   const forward = (): Tensor =>
     scope(() => {
       const out = fn(...inputs);
+      assertSync('checkpoint', out);
       edgesFor([out]);
       return out.alias();
     });

@@ -30,9 +30,16 @@ export function fromBytes(bytes: Uint8Array, options: CreationOptions & { readon
   const shape = checkShape('fromBytes', options.shape);
   const expected = sizeOf(shape) * bytesPerElement[dtype];
   if (bytes.byteLength !== expected)
-    throw new ShapeError(`fromBytes: ${showShape(shape)} ${dtype} needs ${expected} bytes: got ${bytes.byteLength}.`);
+    throw new ShapeError(
+      `fromBytes: ${showShape(shape)} ${dtype} needs ${expected} bytes: got ${bytes.byteLength}. Check shape and dtype.`,
+    );
   const storage = new Storage(backend, expected);
-  if (expected > 0) backend.write(storage.buffer, 0, bytes);
+  try {
+    if (expected > 0) backend.write(storage.buffer, 0, bytes);
+  } catch (error) {
+    storage.release();
+    throw error;
+  }
   const made = new Tensor(storage, { shape, dtype });
   if (requiresGrad) made.requiresGrad = true;
   return made;
@@ -53,6 +60,10 @@ function flatten(data: NestedNumbers): { flat: ArrayLike<number>; shape: Shape }
       flat.push(Number(item));
       return;
     }
+    if (typeof item !== 'object' || item === null)
+      throw new TypeError(
+        `tensor: data must be numbers, booleans or lists of them: got ${typeof item === 'object' ? 'null' : typeof item}. Convert it first.`,
+      );
     if (shape.length === depth) {
       if (flat.length)
         throw new ShapeError(
@@ -69,9 +80,13 @@ function flatten(data: NestedNumbers): { flat: ArrayLike<number>; shape: Shape }
   return { flat, shape };
 }
 
-/** A tensor from numbers: a number, nested arrays, or a typed array (with `shape`). */
+/** A tensor from numbers: a number, nested arrays, or a typed array, in row-major order. `shape` gives them another shape of as many elements. */
 export function tensor(data: NestedNumbers, options: CreationOptions & { readonly shape?: Shape }): Tensor {
   const { flat, shape } = flatten(data);
+  if (options.shape && sizeOf(checkShape('tensor', options.shape)) !== flat.length)
+    throw new ShapeError(
+      `tensor: shape ${showShape(options.shape)} must hold the data: got ${flat.length} numbers. Change one of them.`,
+    );
   return fromBytes(encode(flat, options.dtype ?? 'f32'), { ...options, shape: options.shape ?? shape });
 }
 
@@ -87,14 +102,18 @@ export function full(shape: Shape, value: number, options: CreationOptions): Ten
   );
 }
 
+/** A tensor of zeros. */
 export const zeros = (shape: Shape, options: CreationOptions): Tensor => full(shape, 0, options);
+/** A tensor of ones. */
 export const ones = (shape: Shape, options: CreationOptions): Tensor => full(shape, 1, options);
 
 /** start, start + step, ... below end (f32 unless said otherwise). */
 export function arange(start: number, end: number, options: CreationOptions & { readonly step?: number }): Tensor {
   const step = options.step ?? 1;
   if (!(step !== 0 && Number.isFinite((end - start) / step)))
-    throw new RangeError(`arange: step must be a finite number other than 0: got ${step}.`);
+    throw new RangeError(
+      `arange: step must be a finite number other than 0: got ${step} from ${start} to ${end}. All three must be finite.`,
+    );
   const count = Math.max(0, Math.ceil((end - start) / step));
   return tensor(
     Float64Array.from({ length: count }, (_, i) => start + i * step),
@@ -129,5 +148,6 @@ export function uniform(
 
 /** 0 .. n-1 in random order, as i32. */
 export function permutation(n: number, options: { readonly backend: Backend; readonly key: RandomKey }): Tensor {
+  checkShape('permutation', [n]);
   return tensor(permutationOf(n, options.key), { backend: options.backend, dtype: 'i32' });
 }

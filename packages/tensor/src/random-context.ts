@@ -1,4 +1,5 @@
 import type { RandomKey } from './random.ts';
+import { assertSync } from './scope.ts';
 
 interface RandomContext {
   readonly key: RandomKey;
@@ -17,7 +18,12 @@ function within<T>(context: RandomContext | null, fn: () => T): T {
 }
 
 /** Runs a synchronous forward whose dropout masks come from `key` (fold seed, optimizer step and micro-step into it). */
-export const withRandom = <T>(key: RandomKey, fn: () => T): T => within({ key, calls: new Map() }, fn);
+export const withRandom = <T>(key: RandomKey, fn: () => T): T =>
+  within({ key, calls: new Map() }, () => {
+    const result = fn();
+    assertSync('withRandom', result);
+    return result;
+  });
 
 /** The key of the next random call at a module path; throws outside withRandom. */
 export function nextKey(path: string): RandomKey {

@@ -1,6 +1,7 @@
 /** Corners where a library differs from PyTorch without anybody noticing. Expected values are PyTorch's. */
 import { describe, expect, it } from 'vitest';
 import {
+  checkpoint,
   concat,
   crossEntropy,
   type DType,
@@ -10,10 +11,12 @@ import {
   memory,
   noGrad,
   pow,
+  randomKey,
   referenceBackend,
   type Tensor,
   tensor,
   where,
+  withRandom,
   writeRows,
   zeros,
 } from './index.ts';
@@ -138,6 +141,11 @@ describe('refusals', () => {
     ['writeRows: the target must own its rows', () => writeRows(of([[1, 2], [3, 4]]).split([1, 1])[1]!, of([[9]]), 0)],
     ['must fit into', () => writeRows(of([[1], [2]]), of([[9]]), 0.5)],
     ['fromBytes: [2] f32 needs 8 bytes', () => fromBytes(new Uint8Array(7), { backend, shape: [2] })],
+    ['tensor: shape [3] must hold the data: got 2 numbers', () => tensor([1, 2], { backend, shape: [3] })],
+    ['tensor: data must be numbers', () => of(['a'] as unknown as number[])],
+    ['Only reshape takes -1', () => zeros([-1], { backend })],
+    ['withRandom: fn must be synchronous', () => withRandom(randomKey(1), async () => 1)],
+    ['checkpoint: fn must be synchronous', () => checkpoint((async (x: Tensor) => x) as unknown as (x: Tensor) => Tensor, of([1]))],
     ['requiresGrad: the dtype must be floating', () => of([1], 'i32', true)],
   ])('%s', (message, run) => expect(run).toThrow(message)); // biome-ignore format: a table
 });

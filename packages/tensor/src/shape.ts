@@ -70,6 +70,8 @@ export function normalizeAxis(op: string, axis: number, rank: number): number {
 export function checkShape(op: string, shape: Shape): Shape {
   for (const n of shape)
     if (!Number.isSafeInteger(n) || n < 0)
-      throw new ShapeError(`${op}: sizes must be integers of at least 0: got ${showShape(shape)}.`);
+      throw new ShapeError(
+        `${op}: sizes must be integers of at least 0: got ${showShape(shape)}. Only reshape takes -1.`,
+      );
   return [...shape];
 }

@@ -23,19 +23,25 @@ function check(q: Spec, k: Spec, v: Spec, a: AttentionAttributes): [t: number, h
   const show = `q ${showShape(q.shape)}, k ${showShape(k.shape)}, v ${showShape(v.shape)}`;
   const [t, h, e] = q.shape as [number, number, number];
   if (q.shape.length !== 3 || k.shape.length !== 3 || showShape(k.shape) !== showShape(v.shape) || k.shape[2] !== e)
-    throw new ShapeError(`attention: q must be [t, h, e], k and v [s, kv, e]: got ${show}.`);
+    throw new ShapeError(
+      `attention: q must be [t, h, e], k and v [s, kv, e]: got ${show}. Use reshape() to split heads.`,
+    );
   if (h % k.shape[1]! !== 0)
-    throw new ShapeError(`attention: query heads must be a multiple of key-value heads: got ${h} and ${k.shape[1]}.`);
+    throw new ShapeError(
+      `attention: query heads must be a multiple of key-value heads: got ${h} and ${k.shape[1]}. Check the model's head counts.`,
+    );
   if (total(a.lengths) !== t || total(a.keyLengths) !== k.shape[0] || a.lengths.length !== a.keyLengths.length)
     throw new ShapeError(
-      `attention: lengths must sum to ${t} and keyLengths to ${k.shape[0]}, one a sequence: got [${a.lengths}] and [${a.keyLengths}].`,
+      `attention: lengths must sum to ${t} and keyLengths to ${k.shape[0]}, one a sequence: got [${a.lengths}] and [${a.keyLengths}]. Pass the batch's lengths.`,
     );
   if (a.causal && a.lengths.some((n, i) => n > a.keyLengths[i]!))
     throw new ShapeError(
-      `attention: a sequence needs at least as many keys as queries: got lengths [${a.lengths}], keyLengths [${a.keyLengths}].`,
+      `attention: a sequence needs at least as many keys as queries: got lengths [${a.lengths}], keyLengths [${a.keyLengths}]. Queries are a sequence's last tokens.`,
     );
   if (a.slidingWindow !== null && !(Number.isInteger(a.slidingWindow) && a.slidingWindow > 0))
-    throw new RangeError(`attention: slidingWindow must be null or an integer of at least 1: got ${a.slidingWindow}.`);
+    throw new RangeError(
+      `attention: slidingWindow must be null or an integer of at least 1: got ${a.slidingWindow}. Use null for no window.`,
+    );
   return [t, h, e];
 }
 

@@ -84,7 +84,9 @@ export const matmulOp = defineOp<'a' | 'b' | 'u' | 'v' | 'bias', MatmulAttribute
       dtypes.push(u.dtype, v.dtype);
     }
     if (bias && !sameShape(bias.shape, shape.slice(-1)))
-      throw new ShapeError(`matmul: bias must be ${showShape(shape.slice(-1))}: got ${showShape(bias.shape)}.`);
+      throw new ShapeError(
+        `matmul: bias must be ${showShape(shape.slice(-1))}: got ${showShape(bias.shape)}. One number a column.`,
+      );
     if (!dtypes.every(isFloat))
       throw new DTypeError(`matmul: operands must be floats: got ${dtypes.join(', ')}. Use cast('f32').`);
     return { shape, dtype: dtypes.reduce(promote) };

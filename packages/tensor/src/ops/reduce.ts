@@ -127,7 +127,7 @@ function over(op: string, x: Tensor, axes: Axes, keepDims: boolean, apply: (x: T
   });
 }
 
-/** Sum over axes (all by default). Floats accumulate in f32 or better; f16 and bf16 give f32, integers i32. */
+/** Sum over axes (all by default, none for an empty list). Floats accumulate in f32 or better; f16 and bf16 give f32, integers i32. */
 export const sum = (x: Tensor, axes?: Axes, { keepDims = false }: ReduceOptions = {}): Tensor =>
   over('sum', x, axes, keepDims, (t) => sumOp.apply({ x: t }, {})[0]!);
 
