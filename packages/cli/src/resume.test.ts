@@ -86,6 +86,16 @@ test('kill -9 and resume give the same bits', async () => {
   expect(losses('killed')).toEqual(losses('whole'));
 });
 
+test('a finished run that is resumed says the same again', async () => {
+  const summary = () =>
+    JSON.parse(readFileSync(space.path('killed', 'summary.json'), 'utf8')) as Record<string, unknown>;
+  const before = summary();
+  expect((await train('killed', ['--resume', 'auto'])).code).toBe(0);
+  const { evalLoss, firstLoss, lastLoss, trainLoss, step } = before;
+  expect(summary()).toMatchObject({ evalLoss, firstLoss, lastLoss, trainLoss, step, status: 'finished' });
+  expect(adapter('killed')).toBe(adapter('whole'));
+});
+
 test('1, 2 and 4 threads give the same bits', async () => {
   for (const threads of [2, 4]) {
     const { code } = await train(`threads-${threads}`, [], { env: { LORIKEET_CPU: `threads=${threads}` } });

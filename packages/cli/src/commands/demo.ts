@@ -1,13 +1,12 @@
 import { spawn } from 'node:child_process';
 import { resolve } from 'node:path';
-import { fileURLToPath } from 'node:url';
 import { type FileSystem, joinPath, writeAtomic, writeJson } from '@lorikeet/files';
 import type { Command } from 'commander';
 import { type Begin, collect, type DeviceOptions, makeCommand, withDevice } from '../command.ts';
 import { loadConfig } from '../config/load-config.ts';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { type DemoReport, type Dialogue, renderDemoHtml, renderDemoText } from '../demo/demo-report.ts';
-import { entryPath } from '../entry.ts';
+import { demoAssetsPath, entryPath } from '../entry.ts';
 import { CliError, type ErrorObject, exitCodes } from '../errors.ts';
 import { type Measured, measureModel } from '../model/measure.ts';
 import { withBackend } from '../model/open-backend.ts';
@@ -27,7 +26,6 @@ interface DemoFlags extends DeviceOptions {
 
 const shownDialogues = 3;
 const evalBatchRows = 16;
-const assetsConfig = fileURLToPath(new URL('../../assets/demo/config.yaml', import.meta.url));
 
 /** `lorikeet demo`: before, a fine-tuning, after. Needs nothing but this package. */
 export function demoCommand(begin: Begin): Command {
@@ -38,7 +36,7 @@ export function demoCommand(begin: Begin): Command {
       const { files, output } = begin({ ...flags });
       const outputDir = `training.outputDir=${JSON.stringify(resolve(flags.outputDir))}`;
       const overrides = ['training.overwriteOutputDir=true', outputDir, ...flags.set];
-      const { config } = await loadConfig(files, assetsConfig, overrides);
+      const { config } = await loadConfig(files, joinPath(demoAssetsPath, 'config.yaml'), overrides);
       await runDemo(files, config, flags, output);
     });
 }

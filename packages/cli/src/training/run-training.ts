@@ -1,5 +1,13 @@
 /** A fine-tuning from a configuration to an adapter folder: what `train` and `demo` do. */
-import { acquireLock, discardDirectory, type FileSystem, joinPath, writeAtomic, writeJson } from '@lorikeet/files';
+import {
+  acquireLock,
+  discardDirectory,
+  type FileSystem,
+  joinPath,
+  readText,
+  writeAtomic,
+  writeJson,
+} from '@lorikeet/files';
 import { adapterWeightsName, applyLora, saveAdapter, writeAdapterFiles } from '@lorikeet/lora';
 import { copyInto, trainableParameters } from '@lorikeet/nn';
 import { type Phi3ForCausalLM, readPhi3Config } from '@lorikeet/phi3';
@@ -202,14 +210,15 @@ class FineTuning {
     });
     const end = await withExitCode(exitCodes.user, () => this.#follow(events));
     if (end.reason === 'interrupted') return this.#outcome('interrupted', end.step, end);
-    return this.#finish(model, end, evaluates && options.evalStrategy === 'no');
+    return this.#finish(model, end);
   }
 
-  async #finish(model: Phi3ForCausalLM, end: EndEvent, evaluateNow: boolean): Promise<TrainingOutcome> {
-    const { config, environment } = this.#parts;
+  async #finish(model: Phi3ForCausalLM, end: EndEvent): Promise<TrainingOutcome> {
+    const { config, environment, data } = this.#parts;
     const { files } = environment;
-    const { outputDir, learningRate, perDeviceEvalBatchSize } = config.training;
-    if (evaluateNow || (config.training.loadBestModelAtEnd && this.#latest))
+    const { outputDir, learningRate, perDeviceEvalBatchSize, loadBestModelAtEnd } = config.training;
+    // The last step was measured, unless evalStrategy is no, the run was finished before, or another step's weights are back.
+    if (data.evalExamples.length > 0 && (!this.#latest || loadBestModelAtEnd))
       await this.#measure(model, perDeviceEvalBatchSize);
     const { adapter, summary } = runPaths(outputDir);
     await this.#save(model, adapter, learningRate === 0);
@@ -249,6 +258,7 @@ class FineTuning {
       if (event.type === 'start') {
         // Not before: a run that is refused the folder or its checkpoint must leave the other's configuration there.
         await writeAtomic(files, joinPath(config.training.outputDir, resolvedConfigName), printConfig(config));
+        if (event.firstStep > 1) this.#losses.push(...(await loggedLosses(files, config.training.outputDir)));
         this.#progress.start(event.firstStep);
         const from = event.resumedFrom === null ? '' : `, resumed from ${event.resumedFrom}`;
         this.#progress.line(
@@ -307,6 +317,15 @@ class FineTuning {
         : {}),
     };
   }
+}
+
+/** Losses of the steps before a resumption: those that were logged. */
+async function loggedLosses(files: FileSystem, outputDir: string): Promise<{ step: number; loss: number }[]> {
+  const lines = (await readText(files, runPaths(outputDir).log)).trimEnd().split('\n');
+  return lines.flatMap((line) => {
+    const { step, loss } = JSON.parse(line) as { step: number; loss?: number };
+    return loss === undefined ? [] : [{ step, loss }];
+  });
 }
 
 /** The name Python knows the base by, else its folder's name: never a path of this machine. */
