@@ -49,6 +49,7 @@ export interface FormatLocation {
 export class FormatError extends Error {
   override name = 'FormatError';
   readonly path: string;
+  /** Place of the problem as far as it is known; see FormatLocation. */
   readonly offset: number | undefined;
   readonly line: number | undefined;
   readonly column: number | undefined;

@@ -11,6 +11,7 @@ export type Fault = 'ENOSPC' | 'EIO' | 'EACCES' | 'EMFILE' | 'short' | 'crash';
 export interface FaultPlan {
   /** 1 is the first call counted; 0 or undefined: none fails, calls are only counted. */
   failAt?: number;
+  /** What the call then does. */
   fault?: Fault;
   /** Also fail every later call (a disk that stays full). Crashes always do. @defaultValue false */
   persistent?: boolean;

@@ -27,6 +27,7 @@ const numberForm = /^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$/;
  */
 export class JsonScanner {
   readonly bytes: Uint8Array;
+  /** Byte offset of what is read next. */
   at: number;
   readonly end: number;
   #lenient = false;
@@ -38,10 +39,12 @@ export class JsonScanner {
     this.end = end;
   }
 
+  /** Throws the problem at an offset. */
   fail(message: string, offset = this.at): never {
     throw new JsonProblem(offset, message);
   }
 
+  /** Passes JSON's white space. */
   skipSpace(): void {
     for (; this.at < this.end; this.at++) {
       const byte = this.bytes[this.at];

@@ -21,6 +21,7 @@ export interface ManifestFile {
 
 /** Content of MANIFEST.json. */
 export interface Manifest {
+  /** Of this layout; a higher one was written by a newer version and is refused. */
   version: number;
   /** Name under which the directory was written; only recovery uses it, a directory may be renamed. */
   directory: string;

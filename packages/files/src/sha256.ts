@@ -3,6 +3,7 @@ import type { FileSystem } from './file-system.ts';
 
 /** A SHA-256 that takes its input in pieces. */
 export interface Sha256 {
+  /** Takes the next piece. */
   update(bytes: Uint8Array): Sha256;
   /** 32 bytes. Ends the hash: neither method may be called after it. */
   digest(): Uint8Array;

@@ -15,6 +15,7 @@ function checkBias(op: string, bias: BiasMode): void {
  * whose path has `bias`, 'lora_only' the biases of adapted layers. Modules named by modulesToSave stay trainable.
  *
  * @param bias @defaultValue the configuration's after applyLora, else 'none'
+ * @throws TypeError for another bias mode
  */
 export function markOnlyLoraAsTrainable(model: ModuleLike, bias?: BiasMode): void {
   const adapter = adapterOf(model);

@@ -2,6 +2,7 @@ import { adamwUpdate } from '@lorikeet/tensor';
 import type { NamedParameter } from './clip-grad-norm.ts';
 import { Optimizer, type ParameterGroup } from './optimizer.ts';
 
+/** Settings of AdamW; the defaults are torch.optim.AdamW's. */
 export interface AdamWOptions {
   /** Default 1e-3. */
   readonly lr?: number;

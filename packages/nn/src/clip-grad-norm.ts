@@ -6,6 +6,7 @@ export interface NamedParameter {
   readonly tensor: Tensor;
 }
 
+/** What clipGradNorm found, for the log and for the optimizer's step. */
 export interface ClippedNorm {
   /** Global L2 norm of the gradients before clipping. */
   readonly norm: number;
@@ -32,6 +33,8 @@ export function gradientSquares(gradients: Gradients, parameters: readonly Named
  * The global gradient norm and the clipping coefficient (torch.nn.utils.clip_grad_norm_, error_if_nonfinite=True). All
  * device work is issued before the first await: one small read-back a step. The sum over parameters is taken in f64 in
  * their order, so it is the same on every run. maxNorm null or Infinity measures without clipping.
+ *
+ * @throws NonFiniteError naming the first parameter whose gradient is not finite; RangeError for a maxNorm of 0 or below
  */
 export async function clipGradNorm(
   gradients: Gradients,

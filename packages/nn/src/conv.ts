@@ -59,6 +59,7 @@ export class Conv2d extends Module {
     if (bias) this.bias = bias;
     this.geometry = geometry;
   }
+  /** Initialised as torch.nn.Conv2d: weight and bias uniform on +-1/sqrt(fanIn). */
   static init(
     inChannels: number,
     outChannels: number,
@@ -88,6 +89,7 @@ export class Conv1d extends Module {
     if (bias) this.bias = bias;
     this.geometry = geometry;
   }
+  /** Initialised as torch.nn.Conv1d: weight and bias uniform on +-1/sqrt(fanIn). */
   static init(inChannels: number, outChannels: number, kernelSize: number, options: InitOptions & Geometry1d): Conv1d {
     const { stride = 1, padding = 0, dilation = 1, groups = 1 } = options;
     const [weight, bias] = initial([outChannels, inChannels / groups, kernelSize], options);

@@ -3,6 +3,7 @@ import { Module } from './module.ts';
 
 /** Zeroes elements with probability p in training (torch.nn.Dropout); the mask is keyed by the module's path inside withRandom. */
 export class Dropout extends Module {
+  /** Probability in [0, 1) with which an element is zeroed; the others are divided by 1 - p. */
   readonly p: number;
 
   constructor(p: number) {

@@ -41,9 +41,11 @@ export class Embedding extends Module {
     return new Embedding(normal([numEmbeddings, embeddingDim], { requiresGrad: true, ...options }));
   }
 
+  /** v, the number of ids. */
   get numEmbeddings(): number {
     return this.weight.shape[0]!;
   }
+  /** d, the width of a row. */
   get embeddingDim(): number {
     return this.weight.shape[1]!;
   }

@@ -8,6 +8,7 @@ export interface ContractFramework {
   it(name: string, body: () => void | Promise<void>): void;
 }
 
+/** What the suite tests, and how closely. */
 export interface LinearContractOptions {
   readonly backend: () => Backend | Promise<Backend>;
   /** A fresh layer; inFeatures must be at least 2 and outFeatures at least 3. */

@@ -57,6 +57,7 @@ export function asRows(op: string, x: Tensor, inFeatures: number): Tensor {
   return x.rank === 2 ? x : x.reshape([x.size / inFeatures, inFeatures]);
 }
 
+/** How Linear.init makes its tensors. */
 export interface LinearOptions {
   readonly backend: Backend;
   /** Source of the initial weights. */
@@ -104,6 +105,7 @@ export class Linear extends Module implements LinearLike {
     return this.weight.shape[1]!;
   }
 
+  /** x [..., in] -> [..., out]; see LinearLike. @throws ShapeError for another width */
   forward(x: Tensor, add?: readonly [u: Tensor, b: Tensor]): Tensor {
     const rows = asRows('Linear', x, this.inFeatures);
     const pair = add && ([asRows('Linear: add', add[0], add[1].shape[1]!), add[1]] as const);
@@ -112,6 +114,7 @@ export class Linear extends Module implements LinearLike {
     return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), this.outFeatures]);
   }
 
+  /** The weight itself as a new handle, or a view of rows start .. end. */
   denseWeight(rows?: readonly [start: number, end: number]): Tensor {
     return rows ? this.weight.slice(0, rows[0], rows[1]) : this.weight.alias();
   }

@@ -6,6 +6,7 @@ export type StateSource =
   | Tensor
   | { readonly dtype: DType; readonly shape: readonly number[]; readonly bytes: Uint8Array };
 
+/** What did not pair up; both are empty after a strict load. */
 export interface LoadResult {
   /** Paths of the module that the state does not hold. */
   readonly missingKeys: string[];
@@ -71,6 +72,9 @@ function pair(
 /**
  * Writes a state into a module's tensors, in place. Everything is checked first: all shape and dtype mismatches, and with
  * `strict` (default) all missing and unexpected keys, stand in one error, and then nothing is written.
+ *
+ * @returns the keys that did not pair up
+ * @throws Error with every key that does not fit; TypeError for a tensor of another backend
  */
 export function loadStateDict(
   module: ModuleLike,

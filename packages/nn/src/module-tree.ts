@@ -17,6 +17,7 @@ export interface ModuleLike {
   path?: string;
   /** Whether dropout is active; set by setTraining. */
   training?: boolean;
+  /** Frees every tensor below it. */
   dispose?(): void;
 }
 
@@ -27,6 +28,7 @@ export interface NamedTensor {
   readonly aliases: readonly string[];
 }
 
+/** Whether a value is a module, by its form. */
 export const isModuleLike = (value: unknown): value is ModuleLike =>
   typeof value === 'object' && value !== null && typeof (value as Partial<ModuleLike>).stateEntries === 'function';
 
@@ -95,7 +97,7 @@ export function setTraining(root: ModuleLike, training: boolean): void {
 const step = (holder: object, key: string): unknown =>
   Object.hasOwn(holder, key) ? (holder as Record<string, unknown>)[key] : undefined;
 
-/** The module at a path; an error that lists what stands where the path ends. */
+/** The module at a path, '' being the root. @throws Error that lists what stands where the path ends */
 export function findModule(root: ModuleLike, path: string): ModuleLike {
   if (path === '') return root;
   for (const [name, module] of namedModules(root)) if (name === path) return module;
@@ -110,6 +112,8 @@ export function findModule(root: ModuleLike, path: string): ModuleLike {
 /**
  * Puts make(old) in the place of the module at `path` and returns it; the new module gets the old one's path and training
  * flag. The old module is not disposed: an adapter usually keeps it.
+ *
+ * @throws Error when the path names no module or does not lead through plain properties; nothing is changed then
  */
 export function replaceModule<M extends ModuleLike>(root: ModuleLike, path: string, make: (old: ModuleLike) => M): M {
   const old = findModule(root, path);

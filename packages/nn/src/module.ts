@@ -24,9 +24,11 @@ export abstract class Module implements ModuleLike {
   /** Place in the tree; see assignPaths. */
   path = '';
 
+  /** Tensors in plain properties, its children's included, in the order of the properties. */
   stateEntries(): Iterable<StateEntry> {
     return stateOfProperties(this);
   }
+  /** Modules in plain properties, arrays and records searched. */
   childModules(): Iterable<readonly [string, ModuleLike]> {
     return modulesOfProperties(this);
   }
@@ -38,6 +40,7 @@ export abstract class Module implements ModuleLike {
   namedParameters(): NamedTensor[] {
     return namedParameters(this);
   }
+  /** The module at a path. @throws Error that lists what stands beside it */
   findModule(path: string): ModuleLike {
     return findModule(this, path);
   }
@@ -50,10 +53,12 @@ export abstract class Module implements ModuleLike {
     assignPaths(this, prefix);
     return this;
   }
+  /** Turns dropout on below this module. Touches no requiresGrad. */
   train(mode = true): this {
     setTraining(this, mode);
     return this;
   }
+  /** Turns dropout off. Merges nothing (as loralib does) and stops no gradient: use noGrad for that. */
   eval(): this {
     return this.train(false);
   }

@@ -1,6 +1,7 @@
 import { type Backend, type DType, ones, type Tensor, zeros } from '@lorikeet/tensor';
 import { Module } from './module.ts';
 
+/** How RMSNorm.init and LayerNorm.init make their tensors. */
 export interface NormOptions {
   readonly backend: Backend;
   /** Added to the mean square or variance. */
@@ -21,9 +22,11 @@ export class RMSNorm extends Module {
     this.weight = weight;
     this.eps = eps;
   }
+  /** weight [width] of ones. */
   static init(width: number, { backend, eps, dtype = 'f32', requiresGrad = true }: NormOptions): RMSNorm {
     return new RMSNorm(ones([width], { backend, dtype, requiresGrad }), eps);
   }
+  /** x [..., width] -> the same shape; the mean is taken in f32 or better. */
   forward(x: Tensor): Tensor {
     return x.rmsNorm(this.weight, this.eps);
   }
@@ -41,10 +44,12 @@ export class LayerNorm extends Module {
     this.bias = bias;
     this.eps = eps;
   }
+  /** weight [width] of ones, bias [width] of zeros. */
   static init(width: number, { backend, eps, dtype = 'f32', requiresGrad = true }: NormOptions): LayerNorm {
     const options = { backend, dtype, requiresGrad };
     return new LayerNorm(ones([width], options), zeros([width], options), eps);
   }
+  /** x [..., width] -> the same shape; mean and variance are taken in f32 or better. */
   forward(x: Tensor): Tensor {
     return x.layerNorm(this.weight, this.bias, this.eps);
   }

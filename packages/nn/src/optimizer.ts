@@ -11,6 +11,7 @@ export interface ParameterGroup {
   readonly weightDecay?: number;
 }
 
+/** What changes from step to step. */
 export interface StepOptions {
   /** Multiplies every gradient: clipGradNorm's scale. Default 1. */
   readonly gradScale?: number;
@@ -121,7 +122,7 @@ export abstract class Optimizer {
     return { steps: Object.fromEntries(this.#steps), tensors };
   }
 
-  /** Restores what stateDict gave; every parameter with steps needs all its buffers, and nothing else may be there. */
+  /** Restores what stateDict gave; every parameter with steps needs all its buffers, and nothing else may be there. @throws Error with every misfit */
   loadStateDict(state: {
     readonly steps: Readonly<Record<string, number>>;
     readonly tensors: ReadonlyMap<string, StateSource>;

@@ -17,6 +17,7 @@ export interface ScheduleOptions {
   readonly decaySteps?: number;
 }
 
+/** Factor on the base rate, usually in [0, 1], for the step with index `step` (the first is 0) of `totalSteps`. */
 export type Schedule = (step: number, totalSteps: number, warmupSteps: number, options?: ScheduleOptions) => number;
 
 /** Part of the way from the end of the warm-up to the last step. */
@@ -30,6 +31,7 @@ const warmed =
   (step, total, warmup, options) =>
     step < warmup ? step / Math.max(1, warmup) : after(step, total, warmup, options);
 
+/** All schedules by their transformers name. */
 export const schedules = {
   /** 1, without a warm-up. */
   constant: () => 1,
@@ -68,9 +70,10 @@ export const schedules = {
   },
 } as const satisfies Record<string, Schedule>;
 
+/** A key of `schedules`: what transformers calls lr_scheduler_type. */
 export type ScheduleName = keyof typeof schedules;
 
-/** The schedule of a transformers name; an unknown one is an error that lists all. */
+/** The schedule of a transformers name. @throws RangeError that lists all, for an unknown one */
 export function scheduleByName(name: string): Schedule {
   if (!Object.hasOwn(schedules, name))
     throw new RangeError(

@@ -2,6 +2,7 @@ import { sgdUpdate } from '@lorikeet/tensor';
 import type { NamedParameter } from './clip-grad-norm.ts';
 import { Optimizer, type ParameterGroup } from './optimizer.ts';
 
+/** Settings of SGD; momentum 0 is plain gradient descent. */
 export interface SGDOptions {
   /** Default 1e-3. */
   readonly lr?: number;

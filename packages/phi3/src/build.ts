@@ -5,6 +5,7 @@ import { Phi3Attention, Phi3DecoderLayer, Phi3ForCausalLM, Phi3MLP, Phi3Model } 
 import { type LinearFactory, materialize, type TensorSource } from './tensor-source.ts';
 import { phi3Tensors } from './tensors.ts';
 
+/** Where the model is built and how its weights are stored. */
 export interface BuildOptions {
   readonly backend: Backend;
   /** Makes the linear layers. Default: dense ones. */
@@ -26,6 +27,9 @@ export const denseLinear =
 /**
  * Builds the model tensor by tensor, in the order of the checkpoint, so that no more than one weight is held twice. When a
  * source or the factory fails, what was made is freed.
+ *
+ * @param sourceOf gives each tensor of `phi3Tensors(config)` by its path, with the shape it must have
+ * @returns the model in training mode; loadPhi3 calls eval()
  */
 export async function buildPhi3(
   config: Phi3Config,

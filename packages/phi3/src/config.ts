@@ -12,15 +12,22 @@ export interface LongRope {
 
 /** What a Phi-3 model is, from its `config.json`; names are those of transformers in camelCase. */
 export interface Phi3Config {
+  /** Rows of the embedding; may be more than the tokenizer has ids. */
   readonly vocabSize: number;
+  /** d, the width of activations. */
   readonly hiddenSize: number;
+  /** f, the width inside the feed-forward part. */
   readonly intermediateSize: number;
   readonly numHiddenLayers: number;
   readonly numAttentionHeads: number;
   readonly numKeyValueHeads: number;
+  /** e, features of a head: hiddenSize / numAttentionHeads unless given. */
   readonly headDim: number;
+  /** Most tokens of a sequence. */
   readonly maxPositionEmbeddings: number;
+  /** Tokens above which LongRoPE takes its long factors. */
   readonly originalMaxPositionEmbeddings: number;
+  /** Base of the rotation frequencies. */
   readonly ropeTheta: number;
   /** Features of a head that are rotated; even. */
   readonly rotaryDim: number;
@@ -30,9 +37,12 @@ export interface Phi3Config {
   readonly rmsNormEps: number;
   /** Dropout on both residual branches in training. */
   readonly residPdrop: number;
+  /** Standard deviation of initPhi3's weights. */
   readonly initializerRange: number;
+  /** lm_head shares the embedding's table (Phi-4-mini). */
   readonly tieWordEmbeddings: boolean;
   readonly bosTokenId: number | null;
+  /** Of config.json; generation_config.json's go before them in a loaded model. */
   readonly eosTokenIds: readonly number[];
   readonly padTokenId: number | null;
   /** The JSON it was read from, every key kept: what savePhi3 writes. */

@@ -4,6 +4,7 @@ import type { Phi3ForCausalLM } from './model.ts';
 import { PackedCache } from './packed-cache.ts';
 import { checkSampling } from './sampling.ts';
 
+/** Options of generate, the same for every prompt, and how many run together. */
 export interface GenerateBatchOptions extends GenerateOptions {
   /** Prompts that run together. Default 16. */
   readonly batchSize?: number;
@@ -61,6 +62,9 @@ async function generateTogether(
 /**
  * Continues many prompts, several at a time in one padding-free batch; each gets the tokens that `generate` gives it alone,
  * up to rounding. For measuring answers, where nobody watches the text grow.
+ *
+ * @returns the tokens of each prompt, in the order of the prompts
+ * @throws as generate
  */
 export async function generateBatch(
   model: Phi3ForCausalLM,

@@ -12,6 +12,7 @@ import {
   warp,
 } from './sampling.ts';
 
+/** How a text is continued; names and meanings of transformers' GenerationConfig. Greedy unless doSample is set. */
 export interface GenerateOptions extends SamplingOptions {
   /** At most this many tokens, a stop token included. */
   readonly maxNewTokens: number;
@@ -27,6 +28,7 @@ export interface GenerateOptions extends SamplingOptions {
   readonly signal?: AbortSignal;
 }
 
+/** One token of a continuation. */
 export interface GeneratedToken {
   readonly id: number;
   /** Log-probability of the token under the model itself, before penalty, temperature and filters. */
@@ -93,6 +95,9 @@ export function chooseToken(
  * Continues a prompt token by token with a key-value cache. The model may be in training mode: dropout is off for the
  * forward alone, so a model can be tried while it is trained. Ends after a stop token, maxNewTokens, or at
  * max_position_embeddings. Leaving the loop frees the cache.
+ *
+ * @throws RangeError for an empty or too long prompt or an option out of range; NonFiniteError when logits are not finite; the
+ * signal's reason
  */
 export async function* generate(
   model: Phi3ForCausalLM,

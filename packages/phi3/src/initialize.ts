@@ -4,6 +4,7 @@ import type { Phi3Config } from './config.ts';
 import type { Phi3ForCausalLM } from './model.ts';
 import { byteSource, type LinearFactory, type TensorSource } from './tensor-source.ts';
 
+/** Where random weights are made and how they are stored. */
 export interface InitPhi3Options {
   readonly backend: Backend;
   /** Equal keys give equal weights, tensor by tensor, on every backend. */
@@ -12,6 +13,7 @@ export interface InitPhi3Options {
   readonly dtype?: DType;
   /** Default true. */
   readonly trainable?: boolean;
+  /** Makes the linear layers. Default: dense ones. */
   readonly linear?: LinearFactory;
 }
 
@@ -25,7 +27,7 @@ function initialBytes(config: Phi3Config, key: RandomKey, path: string, shape: r
   return new Uint8Array(values.buffer as ArrayBuffer);
 }
 
-/** A model with random weights, to be trained from scratch. */
+/** A model with random weights as transformers draws them (N(0, initializer_range), norms 1), in training mode. */
 export function initPhi3(config: Phi3Config, options: InitPhi3Options): Promise<Phi3ForCausalLM> {
   const { key, backend, linear, dtype = 'f32', trainable = true } = options;
   const source = (path: string, shape: readonly number[]): TensorSource =>

@@ -8,6 +8,7 @@ import type { NonFiniteWeight, Phi3ForCausalLM } from './model.ts';
 import type { LinearFactory, TensorSource } from './tensor-source.ts';
 import { phi3Tensors } from './tensors.ts';
 
+/** Where the model is loaded and how its weights are stored. */
 export interface LoadPhi3Options {
   readonly backend: Backend;
   /** Makes the linear layers, for example quantized ones. Default: dense, in the stored dtype. */

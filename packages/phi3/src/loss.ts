@@ -1,12 +1,15 @@
 import { type LinearLike, plainWeightOf } from '@lorikeet/nn';
 import { checkpoint, crossEntropy, linearCrossEntropy, ShapeError, type Tensor, tensor } from '@lorikeet/tensor';
 
+/** What is to be learned of a padding-free batch of t tokens. */
 export interface LossBatch {
   /** [t], beside ids: the token itself where it is trained, -100 where not. */
   readonly labels: Int32Array | readonly number[];
+  /** Tokens of each sequence; they sum to t. */
   readonly lengths: readonly number[];
 }
 
+/** How losses of tokens become one number. */
 export interface LossOptions {
   /** The sum of losses is divided by this; accumulation passes the window's count. Default: the labels that count, at least 1. */
   readonly normalizer?: number;

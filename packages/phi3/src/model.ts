@@ -22,6 +22,7 @@ interface LayerContext {
   readonly cache: AttentionCache | null;
 }
 
+/** Grouped-query attention with rotary embedding over the fused product qkv_proj [(h + 2 kv) e, d]; o_proj [d, h e]. */
 export class Phi3Attention extends Module {
   qkv_proj: LinearLike;
   o_proj: LinearLike;
@@ -50,6 +51,7 @@ export class Phi3Attention extends Module {
   }
 }
 
+/** The gated feed-forward part: gate_up_proj [2 f, d], down_proj [d, f]. */
 export class Phi3MLP extends Module {
   gate_up_proj: LinearLike;
   down_proj: LinearLike;
@@ -68,6 +70,7 @@ export class Phi3MLP extends Module {
   }
 }
 
+/** Attention and feed-forward part, each behind an RMSNorm and added to what came in. */
 export class Phi3DecoderLayer extends Module {
   self_attn: Phi3Attention;
   mlp: Phi3MLP;
@@ -159,6 +162,8 @@ export class Phi3ForCausalLM extends Module {
   /**
    * Hidden states [t, d] after the last norm. With a cache each sequence continues what the cache holds of it: inside
    * noGrad only, and positions count from there.
+   *
+   * @throws ShapeError when ids, lengths and positions do not fit each other; RangeError beyond max_position_embeddings
    */
   forward(batch: TokenBatch, cache: AttentionCache | null = null): Tensor {
     const { ids, lengths } = batch;
@@ -204,9 +209,11 @@ export class Phi3ForCausalLM extends Module {
   }
 }
 
+/** Which logits are made, and what was seen before. */
 export interface LogitsOptions {
   /** Only the last token of each sequence. */
   readonly last?: boolean;
+  /** Each sequence continues what the cache holds of it; inside noGrad only. Default null. */
   readonly cache?: AttentionCache | null;
 }
 

@@ -1,6 +1,7 @@
 /** Choosing a token from a row of logits, on the host: transformers' logits processors and warpers, in its order. */
 import type { RandomKey } from '@lorikeet/tensor';
 
+/** How a token is drawn; has effect with doSample only. */
 export interface SamplingOptions {
   /** Divides the logits. Default 1. */
   readonly temperature?: number;

@@ -4,6 +4,7 @@ import { isFloat } from '@lorikeet/tensor';
 import type { Phi3ForCausalLM } from './model.ts';
 import { phi3Tensors } from './tensors.ts';
 
+/** How weights are divided into files. */
 export interface SavePhi3Options {
   /** Most tensor bytes in a file. Default 5e9, as transformers. */
   readonly maxShardBytes?: number;
@@ -39,6 +40,7 @@ const torchNames = { f32: 'float32', f16: 'float16', bf16: 'bfloat16', f64: 'flo
  * so that a folder cut short is not a model. The directory is made; it must hold no weights yet. To replace one, write into
  * the draft of writeDirectoryAtomic.
  * @returns names of the files written
+ * @throws Error when the model holds adapters or other tensors that no Phi-3 checkpoint has; SafetensorsError, FileError
  */
 export async function savePhi3(
   files: FileSystem,

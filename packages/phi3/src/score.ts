@@ -4,7 +4,9 @@ import type { Phi3ForCausalLM } from './model.ts';
 
 /**
  * Log-probabilities of a text under the model: entry i is that of ids[i + 1] after ids[0 .. i], so there is one fewer than
- * ids. Logits exist for 256 tokens at a time.
+ * ids, in nats. Logits exist for 256 tokens at a time.
+ *
+ * @throws RangeError for more ids than max_position_embeddings
  */
 export async function score(model: Phi3ForCausalLM, ids: ArrayLike<number>): Promise<Float64Array> {
   const out = new Float64Array(Math.max(0, ids.length - 1));

@@ -8,6 +8,7 @@ export interface TokenDecoder {
   end(): string;
 }
 
+/** Where a text ends besides the stop tokens. */
 export interface StreamTextOptions {
   /** Generation ends where one of these begins; the string itself is not shown. */
   readonly stopStrings?: readonly string[];
@@ -31,6 +32,8 @@ function firstStop(text: string, stopStrings: readonly string[]): number {
  * The text of a generation, piece by piece as it becomes certain. A stop token is not shown; of what could be the beginning
  * of a stop string nothing is shown until it is clear that it is not. Ends the generation (and frees its cache) when a stop
  * string is complete.
+ *
+ * @throws RangeError for an empty stop string, and what the generation throws
  */
 export async function* streamText(
   tokens: AsyncIterable<GeneratedToken>,

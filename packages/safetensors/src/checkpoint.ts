@@ -11,8 +11,9 @@ import { SafetensorsError, shown } from './errors.ts';
 import { maxHeaderBytes, maxTensors, type TensorEntry } from './header.ts';
 import { openSafetensors, type TensorReader, tensorReader } from './tensor-reader.ts';
 
-/** File names of a model in a folder, as transformers writes them. */
+/** The weights of a model in one file, as transformers names it. */
 export const singleName = 'model.safetensors';
+/** Lists the shards of a model that one file does not hold. */
 export const indexName = 'model.safetensors.index.json';
 
 /**

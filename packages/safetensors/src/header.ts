@@ -4,8 +4,9 @@ import { SafetensorsError, shown } from './errors.ts';
 
 /** Longest header in bytes: the limit of the Rust library (`MAX_HEADER_SIZE`, safetensors 0.8). */
 export const maxHeaderBytes = 100_000_000;
-/** Most tensors in a file, and longest name in UTF-8 bytes. */
+/** Most tensors in a file. */
 export const maxTensors = 1_000_000;
+/** Longest name of a tensor in UTF-8 bytes. */
 export const maxNameBytes = 1024;
 /** Most dimensions of a tensor (numpy's limit); without one a header of 100 MB could ask for 400 MB of dims. */
 export const maxRank = 64;
@@ -19,6 +20,7 @@ export interface TensorEntry {
   readonly dtype: FileDType | 'unsupported';
   /** The element type as written in the file: `BF16`. */
   readonly formatDtype: string;
+  /** Empty for a scalar. */
   readonly shape: readonly number[];
   readonly byteLength: number;
   /** First byte of the tensor, counted from the start of the file. */
@@ -31,6 +33,7 @@ export interface TensorEntry {
 export interface Header {
   /** In the order of their bytes in the file. */
   readonly entries: ReadonlyMap<string, TensorEntry>;
+  /** `__metadata__`, empty where there is none. */
   readonly metadata: ReadonlyMap<string, string>;
   /** First byte of the data. */
   readonly dataOffset: number;

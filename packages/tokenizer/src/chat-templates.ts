@@ -18,6 +18,7 @@ export const chatTemplates = {
     "{{ bos_token }}{% for message in messages %}{% if not loop.first %}{{ '\\n' }}{% endif %}{{ message['role'] | capitalize }}{{ ':\\n' + message['content'] }}{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '\\nAssistant:\\n' }}{% endif %}",
 } as const;
 
+/** A key of {@link chatTemplates}. */
 export type ChatTemplateName = keyof typeof chatTemplates;
 
 /** Names of {@link chatTemplates}. */

@@ -7,6 +7,7 @@ import { checkPatterns } from './pattern-safety.ts';
 import { readAddedTokens, readSpecialTokens, type SpecialTokens } from './special-tokens.ts';
 import { ChatTemplate, TemplateError, type TemplateLimits } from './template.ts';
 
+/** What encoding adds to a text and may find in it. */
 export interface EncodeOptions {
   /** Lets the post-processor add its tokens (a BOS in Llama's files, nothing in Phi-3's). @defaultValue true */
   readonly addSpecialTokens?: boolean;
@@ -17,11 +18,13 @@ export interface EncodeOptions {
   readonly allowSpecial?: boolean;
 }
 
+/** What decoding leaves out. */
 export interface DecodeOptions {
   /** Leaves out the tokens that `tokenizer.json` calls special. @defaultValue false */
   readonly skipSpecialTokens?: boolean;
 }
 
+/** How a chat is printed. */
 export interface ChatOptions {
   /** Ends with the header of an assistant turn, for the model to go on. @defaultValue false */
   readonly addGenerationPrompt?: boolean;
@@ -29,6 +32,7 @@ export interface ChatOptions {
   readonly variables?: Readonly<Record<string, unknown>>;
 }
 
+/** A chat as ids, with what a training should learn of it. */
 export interface EncodedChat {
   readonly ids: number[];
   /** True for each token that the assistant has to produce; as long as `ids`. */
@@ -49,7 +53,9 @@ export interface Tokenizer extends SpecialTokens {
   decode(ids: readonly number[], options?: DecodeOptions): string;
   /** Decodes as tokens arrive. Special tokens are left out unless `skipSpecialTokens` is false. */
   streamDecoder(options?: DecodeOptions): StreamDecoder;
+  /** Id of a token as the vocabulary spells it (`▁the`, `<|end|>`); undefined if there is none. */
   tokenToId(token: string): number | undefined;
+  /** The vocabulary's spelling of an id; undefined if no token has it. */
   idToToken(id: number): string | undefined;
   /** The chat as the template prints it. For ids use {@link encodeChat}: encoding this text again would read a user's `<|end|>` as one. @throws {TemplateError} */
   applyChatTemplate(messages: readonly ChatMessage[], options?: ChatOptions): string;
@@ -61,6 +67,7 @@ export interface Tokenizer extends SpecialTokens {
   checkModelVocabSize(modelVocabSize: number): void;
 }
 
+/** What a model folder holds of its tokenizer, already read. */
 export interface TokenizerSource {
   /** Parsed `tokenizer.json`. */
   readonly tokenizerJson: unknown;
@@ -68,6 +75,7 @@ export interface TokenizerSource {
   readonly tokenizerConfig?: unknown;
   /** Text of `chat_template.jinja`; goes before the template in the config. */
   readonly chatTemplate?: string;
+  /** How much a chat template may do before it is stopped. */
   readonly templateLimits?: Partial<TemplateLimits>;
 }
 

@@ -3,6 +3,7 @@ import { randomKey } from '@lorikeet/tensor';
 /** A row's result: a plain number, or a sum over `weight` parts (a row's loss over its tokens) whose mean is asked for. */
 export type Measurement = number | { readonly sum: number; readonly weight: number };
 
+/** How the rows are resampled. */
 export interface BootstrapOptions {
   /** Seeds the resampling: equal seeds give equal intervals. Default 0. */
   readonly seed?: number;

@@ -16,13 +16,16 @@ import type { DType } from '@lorikeet/tensor';
 export interface TrainerState {
   /** Of this layout; a higher one was written by a newer version. */
   readonly version: number;
+  /** Optimizer steps done. */
   readonly step: number;
   readonly totalSteps: number;
+  /** Tokens gone through, and those of them that were trained. */
   readonly totalTokens: number;
   readonly trainedTokens: number;
   /** Sum and count of the window losses so far, for train_loss. */
   readonly lossSum: number;
   readonly lossCount: number;
+  /** Wall time of the run, earlier sessions included. */
   readonly elapsedMs: number;
   readonly best: { readonly evalLoss: number; readonly step: number } | null;
   /** Bytes of log.jsonl that belong to the steps up to this one. */

@@ -11,6 +11,7 @@ export interface EvaluationBatch {
   readonly lines: readonly number[];
 }
 
+/** The model as two functions, and how much is measured at a time. */
 export interface EvaluateOptions<B extends EvaluationBatch> {
   /** Hidden states [t, d] of a batch, below the language-model head. Synchronous. */
   readonly hidden: (batch: B) => Tensor;
@@ -35,6 +36,7 @@ export interface RowScore {
   readonly correct: number;
 }
 
+/** What was measured, over all targets of all batches. */
 export interface Evaluation {
   /** Mean negative log-likelihood over all targets of all batches, in nats. */
   readonly evalLoss: number;

@@ -1,6 +1,7 @@
 /** What `train` yields, in order: start, (note | step | evaluate | checkpoint)*, end. */
 export type TrainEvent = StartEvent | StepEvent | EvaluateEvent | CheckpointEvent | NoteEvent | EndEvent;
 
+/** The first event, before anything is computed. */
 export interface StartEvent {
   readonly type: 'start';
   readonly totalSteps: number;
@@ -9,6 +10,7 @@ export interface StartEvent {
   readonly firstStep: number;
   readonly trainableParameters: number;
   readonly totalParameters: number;
+  /** Folder of the checkpoint, or null for a fresh start. */
   readonly resumedFrom: string | null;
 }
 
@@ -17,17 +19,20 @@ export interface StepEvent {
   readonly type: 'step';
   readonly step: number;
   readonly totalSteps: number;
+  /** Epochs done, with fraction. */
   readonly epoch: number;
   /** Mean negative log-likelihood of the window's trained tokens, in nats. */
   readonly loss: number;
   /** Global L2 norm before clipping. */
   readonly gradNorm: number;
+  /** Of this step: peak rate times the schedule's factor. */
   readonly learningRate: number;
   /** Tokens of this step, and those of them that were trained. */
   readonly tokens: number;
   readonly trainedTokens: number;
   /** Tokens since the start of the run, earlier sessions included. */
   readonly totalTokens: number;
+  /** Of this session; elapsedMs is the run's wall time, earlier sessions included. */
   readonly tokensPerSecond: number;
   readonly elapsedMs: number;
   /** Most bytes that tensors took at once so far. */
@@ -35,19 +40,23 @@ export interface StepEvent {
   readonly logged: boolean;
 }
 
+/** Held-out rows were measured after this step. */
 export interface EvaluateEvent {
   readonly type: 'evaluate';
   readonly step: number;
   readonly epoch: number;
+  /** What RunOptions.evaluate returned; evalLoss in nats. */
   readonly metrics: Readonly<{ evalLoss: number } & Record<string, number>>;
   /** Lowest evaluation loss so far. */
   readonly best: boolean;
 }
 
+/** A checkpoint is complete on the disk. */
 export interface CheckpointEvent {
   readonly type: 'checkpoint';
   readonly step: number;
   readonly path: string;
+  /** Time the writing took. */
   readonly elapsedMs: number;
 }
 
@@ -57,6 +66,7 @@ export interface NoteEvent {
   readonly message: string;
 }
 
+/** The last event. Not yielded when the run throws. */
 export interface EndEvent {
   readonly type: 'end';
   readonly reason: 'finished' | 'interrupted';

@@ -1,6 +1,7 @@
 /** How answers are compared: composed Unicode, outer white space left off. */
 const plain = (text: string): string => text.normalize('NFC').trim();
 
+/** How many answers are exactly right, and which. */
 export interface ExactMatch {
   /** Part of the predictions that equal their reference, 0 .. 1. */
   readonly exactMatch: number;

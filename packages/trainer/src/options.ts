@@ -10,6 +10,7 @@ export interface TrainingOptions {
   readonly learningRate?: number;
   /** transformers' lr_scheduler_type. Default 'linear'. */
   readonly lrSchedulerType?: ScheduleName;
+  /** Cycles, power and floor of that schedule. Default: the schedule's own. */
   readonly lrSchedulerOptions?: ScheduleOptions;
   /** Steps of linear warm-up; a number below 1 is a part of all steps, rounded up. Default 0. */
   readonly warmupSteps?: number;
@@ -23,15 +24,21 @@ export interface TrainingOptions {
   readonly maxGradNorm?: number;
   /** AdamW's decay, not applied to biases and norms. Default 0. */
   readonly weightDecay?: number;
+  /** Decay rate of the first moment. Default 0.9. */
   readonly adamBeta1?: number;
+  /** Decay rate of the second moment. Default 0.999. */
   readonly adamBeta2?: number;
+  /** Added to the root of the second moment. Default 1e-8. */
   readonly adamEpsilon?: number;
   /** Seeds data order and dropout. Default 42. */
   readonly seed?: number;
   /** Steps between logged lines. Default 10. The first and the last step are always logged. */
   readonly loggingSteps?: number;
+  /** When held-out data is measured; needs RunOptions.evaluate. Default 'no'. */
   readonly evalStrategy?: IntervalStrategy;
+  /** Steps between evaluations for 'steps'. Default 500. */
   readonly evalSteps?: number;
+  /** When checkpoints are written; but for 'no', one is written at the end as well. Default 'steps'. */
   readonly saveStrategy?: IntervalStrategy;
   /** Default 500. */
   readonly saveSteps?: number;
@@ -49,6 +56,7 @@ export interface TrainingOptions {
 
 /** What a run needs beside numbers. */
 export interface RunOptions extends TrainingOptions {
+  /** Where outputDir lies: the disk, a browser's private files, memory. */
   readonly files: FileSystem;
   /** Where checkpoints and log.jsonl go. */
   readonly outputDir: string;
@@ -73,6 +81,7 @@ export function fixedOptions(options: ResolvedOptions): Readonly<Record<string, 
   return Object.fromEntries(Object.entries(options).filter(([name]) => !free.includes(name)));
 }
 
+/** Options with every default in place and every value checked. */
 export interface ResolvedOptions
   extends Required<Omit<TrainingOptions, 'lrSchedulerOptions' | 'resumeFromCheckpoint'>> {
   readonly lrSchedulerOptions: ScheduleOptions;
@@ -131,7 +140,7 @@ const checks: readonly Check[] = [
   ['saveSteps', whole(1), 'a whole number of at least 1'],
 ];
 
-/** Fills in defaults and refuses values out of range, naming the option. */
+/** Fills in defaults. @throws RangeError for a value out of range, naming the option */
 export function resolveOptions(given: TrainingOptions): ResolvedOptions {
   const known = Object.fromEntries(
     Object.keys(defaults).flatMap((k) => {

@@ -32,8 +32,11 @@ import { EventFile } from './tensorboard.ts';
 
 /** Batches without end, epoch after epoch; createBatches makes one. */
 export interface TrainBatches<B extends TrainBatch> {
+  /** Micro-batches of one epoch. */
   readonly batchesPerEpoch: number;
+  /** The next micro-batch, without end. */
   next(): B;
+  /** Where the order stands, as JSON for a checkpoint; `restore` goes on from there. */
   state(): unknown;
   restore(state: never): void;
 }

@@ -46,6 +46,7 @@ export function collate(examples: readonly Example[]): Batch {
   };
 }
 
+/** Size, order and seed of batches, and whether short rows share an item. */
 export interface BatchOptions extends Omit<SamplerOptions, 'itemCount'> {
   /**
    * Fills each item of a batch with several short rows, up to `maxLength` tokens, so that steps are of like size. A batch then has
@@ -58,6 +59,7 @@ export interface BatchOptions extends Omit<SamplerOptions, 'itemCount'> {
 
 /** Training batches without end. */
 export interface BatchSource {
+  /** Micro-batches of one epoch; the last may be smaller. */
   readonly batchesPerEpoch: number;
   /** Examples or packs of one epoch. */
   readonly itemCount: number;
@@ -65,7 +67,9 @@ export interface BatchSource {
   readonly tokensPerEpoch: number;
   /** Epochs given out, with fraction. */
   readonly epochs: number;
+  /** The next micro-batch; after the last of an epoch the first of the next. */
   next(): Batch;
+  /** Where the order stands, as JSON; `restore` goes on from there. @throws RangeError for other data or another seed */
   state(): SamplerState;
   restore(state: SamplerState): void;
 }

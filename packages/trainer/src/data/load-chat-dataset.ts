@@ -3,6 +3,7 @@ import { readLines } from './lines.ts';
 import { isTextFile, readTextRows, type SampleBy } from './read-text-rows.ts';
 import { type DataFormat, describeFormats, detectFormat, type Row, type RowProblem, readRow } from './row.ts';
 
+/** How strictly a file is read, and what it holds where looking should not decide. */
 export interface LoadOptions {
   /** What a bad row does: 'error' refuses the file after reading all of it, 'skip' leaves the row out and counts it. @defaultValue 'error' */
   readonly onBadRow?: 'error' | 'skip';
@@ -16,6 +17,7 @@ export interface LoadOptions {
   readonly maxJsonBytes?: number;
 }
 
+/** A file that was read and checked whole. */
 export interface ChatDataset {
   readonly path: string;
   readonly format: DataFormat;
@@ -31,6 +33,7 @@ const shownProblems = 20;
 /** A data file has rows that cannot be used. The message lists the first 20 as `file:line: problem`, and their number. */
 export class DatasetError extends FormatError {
   override name = 'DatasetError';
+  /** The first 20, in the order of lines; problemCount is the number of all. */
   readonly problems: readonly RowProblem[];
   readonly problemCount: number;
 

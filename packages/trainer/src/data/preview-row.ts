@@ -10,6 +10,7 @@ export interface RowPreview {
   readonly trainedTokens: number;
 }
 
+/** One token as the training sees it. */
 export interface TokenPreview {
   readonly id: number;
   /** The token's own text, as the vocabulary spells it. */

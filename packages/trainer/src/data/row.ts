@@ -22,6 +22,7 @@ export type Row =
 /** What is wrong with one row. */
 export interface RowProblem {
   readonly line: number;
+  /** Says what is wrong and never what the row says: messages may be shared, rows may not. */
   readonly message: string;
 }
 

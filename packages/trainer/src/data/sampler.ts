@@ -1,5 +1,6 @@
 import { permutationOf, randomKey } from '@lorikeet/tensor';
 
+/** What is drawn from, and in which order. */
 export interface SamplerOptions {
   /** Items to draw from: examples, or packs of examples. */
   readonly itemCount: number;
@@ -46,6 +47,7 @@ export class Sampler {
     this.#options = { itemCount, batchSize, order, seed };
   }
 
+  /** Draws of one epoch; the last may be smaller. */
   get batchesPerEpoch(): number {
     return Math.ceil(this.#options.itemCount / this.#options.batchSize);
   }
@@ -66,6 +68,7 @@ export class Sampler {
     return { epoch, indices };
   }
 
+  /** Where it stands, for `restore`. */
   state(): SamplerState {
     return { epoch: this.#epoch, position: this.#position, ...this.#options };
   }

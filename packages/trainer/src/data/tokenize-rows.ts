@@ -6,7 +6,9 @@ export interface DataTokenizer {
   readonly eosTokenId: number | undefined;
   /** `control` tokens end turns and texts. */
   readonly addedTokens: readonly { readonly id: number; readonly control: boolean }[];
+  /** Ids of a text, with what the tokenizer adds (a BOS); special tokens spelled in it stay text. */
   encode(text: string): number[];
+  /** Text of ids, special tokens included. */
   decode(ids: readonly number[]): string;
   chatIds(messages: readonly ChatTurn[], options?: { readonly addGenerationPrompt?: boolean }): number[];
   encodeChat(messages: readonly ChatTurn[]): { readonly ids: number[]; readonly assistantMask: boolean[] };
@@ -18,6 +20,7 @@ export interface DataTokenizer {
  */
 export type LossOn = 'all' | 'completion' | 'assistant';
 
+/** What is trained of a row, and how long it may be. */
 export interface TokenizeOptions {
   /** @defaultValue as TRL: 'completion' for rows with prompt and completion, else 'all' */
   readonly lossOn?: LossOn;
@@ -42,6 +45,7 @@ export interface TokenizeReport {
   readonly rows: number;
   readonly tokens: number;
   readonly trainedTokens: number;
+  /** Tokens of the longest row, before cutting. */
   readonly longestTokens: number;
   /** Rows cut to `maxLength`. */
   readonly truncated: LineCount;
@@ -55,11 +59,13 @@ export interface TokenizeReport {
   readonly warnings: readonly string[];
 }
 
+/** How many rows something befell, and the lines of the first 20. */
 export interface LineCount {
   readonly count: number;
   readonly lines: readonly number[];
 }
 
+/** Rows as ids and labels, and what happened on the way. */
 export interface TokenizedDataset {
   readonly examples: readonly Example[];
   readonly report: TokenizeReport;
