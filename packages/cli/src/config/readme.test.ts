@@ -1,4 +1,4 @@
-import { readFile } from 'node:fs/promises';
+import { readdir, readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import * as z from 'zod';
@@ -51,6 +51,14 @@ describe('README.md', () => {
     const start = readme.indexOf(`### ${section}\n`);
     const next = readme.slice(start + 4).search(/^##/m);
     expect(readme.slice(start, start + 4 + next)).toBe(`${configTable(section)}\n`);
+  });
+
+  it('has every command', async () => {
+    const table = readme.split('## Commands')[1]!.split('\n## ')[0]!;
+    const shown = [...table.matchAll(/^\| `(\w+)/gm)].map((row) => row[1]);
+    const files = await readdir(resolve(import.meta.dirname, '../commands'));
+    const commands = files.filter((name) => !name.endsWith('.test.ts')).map((name) => name.replace(/\.ts$/, ''));
+    expect(shown.toSorted()).toEqual(commands.toSorted());
   });
 
   it('has every exit code', () => {
