@@ -1,6 +1,6 @@
 /**
  * Compares the kernels with the reference backend on this very adapter. Drivers do compile wrongly (lavapipe of Mesa 25.0.7
- * turned an or with the sign bit into one with bit 30), so `doctor` asks before a long run does.
+ * turned an or with the sign bit into one with bit 30), so ask it before a long run does.
  */
 import {
   adamwUpdate,
