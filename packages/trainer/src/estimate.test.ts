@@ -54,6 +54,7 @@ describe('estimateRun', () => {
       /about 5\.7 hours at this machine's speed$/,
     );
     expect(describeRun(estimateRun(mini, { tokensPerSecond: 60_000 }))).toMatch(/about 34 seconds/);
+    expect(describeRun(estimateRun(mini, { tokensPerSecond: 60_000_000 }))).toMatch(/about 1 second at/);
     expect([0, 1023, 1536, 5 * 2 ** 20, 150 * GiB].map(showBytes)).toEqual([
       '0 B',
       '1023 B',

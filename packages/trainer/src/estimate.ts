@@ -131,7 +131,8 @@ export function showBytes(bytes: number): string {
 
 function showHours(hours: number): string {
   const seconds = hours * 3600;
-  if (seconds < 90) return `${Math.max(1, Math.round(seconds))} seconds`;
+  if (seconds < 1.5) return '1 second';
+  if (seconds < 90) return `${Math.round(seconds)} seconds`;
   return hours < 1.5 ? `${Math.round(hours * 60)} minutes` : `${hours.toFixed(1)} hours`;
 }
 

@@ -135,6 +135,7 @@ describe('what is refused, with file and line', () => {
       JSON.stringify({ data: [{ text: '가' }] }, null, 2),
       /rows.jsonl:1: must be a list of rows/,
     ],
+    ['one bad row and its line end', '{"messages": []}\n', /rows.jsonl:1: messages must be a list of turns/],
     ['a list of texts', '["가"]', /rows.jsonl:1: must have the fields of a known format/],
   ])('%s', async (_, content, message) => {
     const error = await problem(content);
@@ -162,6 +163,7 @@ describe('what is refused, with file and line', () => {
     [{ messages: [{ role: 'user', content: 5 }] }, 'messages[0].content must be a text: got a number'],
     [{ messages: [{ role: 'user', content: ['a'] }] }, 'messages[0].content must be a text: got a list'],
     [{ messages: [{ role: 'robot', content: 'a' }] }, 'messages[0].role must be one of system, user,'],
+    [{ messages: [{ role: 'a secret', content: 'a' }] }, 'messages[0].role must be one of system, user, human, assistant, gpt, chatgpt, model: got a text'],
     [{ messages: ['a'] }, 'messages[0] must be an object: got a text'],
     [{ messages: [{ role: 'user', content: 'a' }] }, 'must have a turn of the assistant'],
     [{ conversations: [{ from: 'gpt' }] }, 'conversations[0].value must be a text: got nothing'],

@@ -226,9 +226,9 @@ async function isOneObject(files: FileSystem, path: string, size: number): Promi
   if (size > 64 << 20) return false;
   const bytes = await files.read(path);
   const start = firstContent(bytes);
-  return (
-    bytes.includes(0x0a, start) && bytes[start] === 0x7b && new JsonScanner(bytes, start).findProblem() === undefined
-  );
+  const lineEnd = bytes.indexOf(0x0a, start);
+  const severalLines = lineEnd >= 0 && firstContent(bytes, lineEnd) < bytes.length;
+  return severalLines && bytes[start] === 0x7b && new JsonScanner(bytes, start).findProblem() === undefined;
 }
 
 function refuseUtf16(path: string, head: Uint8Array): void {

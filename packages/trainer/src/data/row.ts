@@ -151,7 +151,7 @@ function readTurns(value: unknown, field: string, roleName: string, textName: st
     const known = typeof role === 'string' ? roles.get(role) : undefined;
     if (known === undefined)
       fail(
-        `${place}.${roleName} must be one of ${[...roles.keys()].join(', ')}: got ${typeof role === 'string' && role.length <= 20 ? JSON.stringify(role) : show(role)}`,
+        `${place}.${roleName} must be one of ${[...roles.keys()].join(', ')}: got ${typeof role === 'string' && /^[\w-]{1,20}$/.test(role) ? JSON.stringify(role) : show(role)}`,
       );
     return { ...others, role: known, content: readText(text, `${place}.${textName}`) };
   });
