@@ -21,6 +21,7 @@ import { findModelPaths, type ModelPaths, openModel } from '../model/open-model.
 import type { Output } from '../output.ts';
 import { formatPercent } from '../terminal/format.ts';
 import { renderTable } from '../terminal/table.ts';
+import { showControls } from '../terminal/width.ts';
 import { defaultLossOn, loadRows, runPaths } from '../training/prepare-data.ts';
 
 interface EvalFlags extends DeviceOptions {
@@ -65,7 +66,7 @@ export function evalCommand(begin: Begin): Command {
       if (subject.paths.adapterDir === undefined && flags.only === 'tuned')
         throw userError('--only tuned: needs an adapter: none was given.', { fix: 'Add --adapter DIR.' });
       const [base, tuned] = await measureBoth(files, subject, flags, output);
-      const { object, text } = report(base, tuned, flags.samples);
+      const { object, text } = report(base, tuned, flags.samples, output.columns);
       output.result({ command: 'eval', data: subject.path, ...object });
       output.print(text);
     });
@@ -146,7 +147,7 @@ function verdictOf({ conclusive, difference }: BootstrapDifference, lowerIsBette
   return difference < 0 === lowerIsBetter ? 'better' : 'worse';
 }
 
-function report(base: Measured | undefined, tuned: Measured | undefined, samples: number) {
+function report(base: Measured | undefined, tuned: Measured | undefined, samples: number, columns: number) {
   const object: Record<string, unknown> = { rows: (base ?? tuned)!.evaluation.rows.length };
   if (base) object.base = numbersOf(base);
   if (tuned) object.tuned = numbersOf(tuned);
@@ -166,7 +167,7 @@ function report(base: Measured | undefined, tuned: Measured | undefined, samples
   const shown = samplesOf(base, tuned, samples);
   if (shown.length > 0) {
     object.samples = shown;
-    lines.push('', sampleTable(shown));
+    lines.push('', sampleTable(shown, columns));
   }
   return { object, text: lines.join('\n') };
 }
@@ -218,10 +219,12 @@ function samplesOf(base: Measured | undefined, tuned: Measured | undefined, coun
   }));
 }
 
-function sampleTable(samples: readonly Sample[]): string {
+/** Dialogues side by side within a terminal's columns. */
+function sampleTable(samples: readonly Sample[], columns: number): string {
   const named = (['base', 'tuned'] as const).filter((name) => samples[0]![name] !== undefined);
+  const titles = ['asked', 'right', ...named];
   return renderTable(
-    ['asked', 'right', ...named].map((title) => ({ title, maxColumns: 36 })),
-    samples.map((sample) => [sample.prompt, sample.reference, ...named.map((name) => sample[name]!)]),
+    titles.map((title) => ({ title, maxColumns: Math.max(8, Math.floor((columns + 2) / titles.length) - 2) })),
+    samples.map((sample) => [sample.prompt, sample.reference, ...named.map((name) => sample[name]!)].map(showControls)),
   );
 }

@@ -9,6 +9,7 @@ import { CliError, exitCodes, userError } from '../errors.ts';
 import type { Output } from '../output.ts';
 import { formatCount } from '../terminal/format.ts';
 import { renderFields, renderTable } from '../terminal/table.ts';
+import { showControls } from '../terminal/width.ts';
 
 interface InspectFlags {
   readonly limit: number;
@@ -163,10 +164,10 @@ function print(path: string, { kind, facts, tensors = [], metadata = {} }: Found
     renderFields([
       ['path', path],
       ['kind', kind],
-      ...Object.entries(facts).map(([name, value]) => [name, shown(name, value)] as const),
+      ...Object.entries(facts).map(([name, value]) => [name, showControls(shown(name, value))] as const),
     ]),
   );
-  for (const [name, value] of Object.entries(metadata)) output.print(`metadata ${name}: ${value}`);
+  for (const [name, value] of Object.entries(metadata)) output.print(showControls(`metadata ${name}: ${value}`));
   if (tensors.length === 0 || limit === 0) return;
   output.print();
   output.print(
@@ -174,7 +175,7 @@ function print(path: string, { kind, facts, tensors = [], metadata = {} }: Found
       [{ title: 'tensor', maxColumns: 80 }, { title: 'dtype' }, { title: 'shape' }, { title: 'size', align: 'right' }],
       tensors
         .slice(0, limit)
-        .map(({ name, dtype, shape, bytes }) => [name, dtype, `[${shape.join(', ')}]`, showBytes(bytes)]),
+        .map(({ name, dtype, shape, bytes }) => [showControls(name), dtype, `[${shape.join(', ')}]`, showBytes(bytes)]),
     ),
   );
   if (tensors.length > limit) output.print(`... and ${tensors.length - limit} more (--limit ${tensors.length})`);

@@ -1,6 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
-import { displayWidth, padToWidth, truncateToWidth, wrapToWidth } from './width.ts';
+import { displayWidth, padToWidth, showControls, truncateToWidth, wrapToWidth } from './width.ts';
 
 // Texts that mix scripts, so that borders between narrow and wide characters are met.
 const mixed = fc
@@ -56,4 +56,9 @@ describe('padding, truncating, wrapping', () => {
       }),
     );
   });
+});
+
+test('control characters are shown, whatever they would do', () => {
+  expect(showControls('a\u001b[31mred\r\u0007\u009b2J')).toBe('a\\u001b[31mred\\u000d\\u0007\\u009b2J');
+  expect(showControls('둘째\t줄\n🦜')).toBe('둘째\t줄\n🦜');
 });

@@ -21,6 +21,14 @@ function graphemeWidth(grapheme: string): number {
   return wideRanges.some(([from, to]) => code >= from && code <= to) ? 2 : 1;
 }
 
+/** Control characters (C0, DEL, C1) as escapes: what a downloaded file names its tensors must not steer the terminal. Lines and tabs stay. */
+export const showControls = (text: string): string =>
+  text.replace(
+    // biome-ignore lint/suspicious/noControlCharactersInRegex: these are what is looked for
+    /[\u0000-\u0008\u000b-\u001f\u007f-\u009f]/g,
+    (c) => `\\u${c.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
+
 /** Columns of a text on one line; colour sequences take none. */
 export function displayWidth(text: string): number {
   const plain = text.replace(escapes, '');

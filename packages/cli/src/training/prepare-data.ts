@@ -135,7 +135,7 @@ function noteOverlap({ train, evaluation, evalPath }: RowSets, output: Output): 
   const [first] = equalRows;
   if (first)
     output.note(
-      `${evalPath}: ${equalRows.length} held-out rows are training rows too (line ${first[1]} is training line ${first[0]}): their results prove nothing`,
+      `${evalPath}: ${equalRows.length === 1 ? '1 held-out row is a training row' : `${equalRows.length} held-out rows are training rows`} too (line ${first[1]} is training line ${first[0]}): such results prove nothing`,
     );
   const [same] = equalPrompts;
   if (same)
