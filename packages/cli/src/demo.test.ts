@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { renderDemoHtml } from './demo/demo-report.ts';
-import { type Ended, lorikeet, oneObject } from './testing/command-line.ts';
+import { type Ended, type LineOptions, lorikeet, oneObject } from './testing/command-line.ts';
 
 const demoMs = 300_000;
 let dir: string;
@@ -13,8 +13,8 @@ beforeAll(() => {
 });
 afterAll(() => rmSync(dir, { recursive: true, force: true }));
 
-const demo = (name: string, ...more: string[]): Promise<Ended> =>
-  lorikeet(['demo', '--output-dir', join(dir, name), '--json', ...more], { env: { LORIKEET_CPU: 'threads=2' } });
+const demo = (name: string, options: LineOptions = {}): Promise<Ended> =>
+  lorikeet(['demo', '--output-dir', join(dir, name), '--json'], { env: { LORIKEET_CPU: 'threads=2' }, ...options });
 const summaryOf = (name: string): Record<string, number> =>
   JSON.parse(readFileSync(join(dir, name, 'summary.json'), 'utf8')) as Record<string, number>;
 
@@ -39,6 +39,18 @@ describe('demo', () => {
     expect(page).toContain('<svg');
     expect(page).not.toMatch(/(src|href)=|@import|url\(|<script/);
   });
+});
+
+test('Ctrl-C during the training of the demo ends it cleanly', { timeout: demoMs }, async () => {
+  let sent = false;
+  const ended = await demo('stopped', {
+    onProgress: (child, text) => {
+      if (!sent && text.includes('step 5/')) sent = child.kill('SIGINT');
+    },
+  });
+  expect(ended.stderr).toContain('SIGINT: stopping after this step');
+  expect(ended.code).toBe(0);
+  expect(oneObject(ended.stdout)).toMatchObject({ command: 'demo', status: 'interrupted' });
 });
 
 test('what stands in a dialogue cannot become markup', () => {

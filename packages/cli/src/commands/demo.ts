@@ -97,7 +97,10 @@ async function trainDemo(
   using interrupt = catchInterrupts((signal) =>
     output.progress(`\n${signal}: stopping after this step; once more to stop at once`),
   );
-  return withBackend(flags, (backend) => runTraining(config, { files, output, backend, signal: interrupt.signal }));
+  // Awaited here: the signals are caught until this function ends.
+  return await withBackend(flags, (backend) =>
+    runTraining(config, { files, output, backend, signal: interrupt.signal }),
+  );
 }
 
 interface EvalResult {
