@@ -74,8 +74,8 @@ function chat(user: string, assistant: string): CorpusDocument {
 function looseRequest(random: SeededRandom, phrasing = random.pick(phrasings)): Request {
   const request = makeRequest(random, phrasing);
   const loosened = Object.entries(phrasing.intent.slots).map(([slot, kind]) => {
-    if (kind === 'fixed' || numericKinds.has(kind) || !random.chance(30)) return [slot, request.values[slot]!];
-    return [slot, random.chance(50) ? nonsense(random) : randomValue(random, random.pick(textKinds))];
+    if (kind === 'fixed' || numericKinds.has(kind) || !random.chance(40)) return [slot, request.values[slot]!];
+    return [slot, random.chance(75) ? nonsense(random) : randomValue(random, random.pick(textKinds))];
   });
   return fillRequest(phrasing, Object.fromEntries(loosened));
 }
@@ -160,9 +160,37 @@ function nonsense(random: SeededRandom): string {
   if (random.chance(20)) return String(random.below(10 ** random.between(1, 3)));
   if (random.chance(15))
     return String.fromCodePoint(...Array.from({ length: random.between(1, 3) }, () => 0xac00 + random.below(11172)));
-  const letters = Array.from({ length: random.between(2, 7) }, () => random.pick([...'abcdefghijklmnopqrstuvwxyz']));
-  const word = letters.join('');
-  return random.chance(40) ? word[0]!.toUpperCase() + word.slice(1) : word;
+  const word = random.chance(30)
+    ? Array.from({ length: random.between(2, 7) }, () => random.pick([...'abcdefghijklmnopqrstuvwxyz'])).join('')
+    : Array.from({ length: random.between(1, 3) }, () => syllable(random)).join('');
+  return random.chance(50) ? word[0]!.toUpperCase() + word.slice(1) : word;
+}
+
+/** `lo`, `rel`, `i`: what names nobody has heard of are made of. */
+function syllable(random: SeededRandom): string {
+  const onset = random.pick([
+    '',
+    'b',
+    'br',
+    'ch',
+    'd',
+    'f',
+    'g',
+    'h',
+    'j',
+    'k',
+    'l',
+    'm',
+    'n',
+    'p',
+    'r',
+    's',
+    'st',
+    't',
+    'v',
+    'z',
+  ]);
+  return onset + random.pick([...'aeiouy']) + random.pick(['', '', 'l', 'm', 'n', 'r', 's', 't', 'x']);
 }
 
 /** A list, and its length, first, last or next member. */

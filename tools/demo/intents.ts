@@ -51,7 +51,7 @@ export const intents: readonly Intent[] = [
     slots: { room: 'room', state: 'fixed' },
     phrasings: [
       'Turn on the light in the {room}.|state=on',
-      'Switch off the lamp in the {room}.|state=off',
+      'Turn off the light in the {room}.|state=off',
       'It is too dark in the {room}.|state=on',
       'Nobody is in the {room}, no light is needed there.|state=off',
       'I cannot see anything in the {room}.|state=on',
