@@ -89,6 +89,8 @@ function compiler(): string {
 test('nothing of the workspace is left in a published folder', () => {
   for (const name of taken) {
     const staged = join(work, 'staged', name);
+    const { engines } = JSON.parse(readFileSync(join(staged, 'package.json'), 'utf8'));
+    expect(engines, name).toEqual({ node: '>=24' });
     for (const path of globSync('**/*.{js,d.ts,json}', { cwd: staged })) {
       const text = readFileSync(join(staged, path), 'utf8');
       expect(text, path).not.toMatch(/(from|import\() ?['"][^'"]*\.ts['"]/);

@@ -126,6 +126,12 @@ function runCompiler(args: readonly string[]): void {
 }
 
 /** What `pnpm publish` makes of a manifest: publishConfig over the rest, versions for `workspace:` ranges. */
+/**
+ * What published packages ask for. Not in the workspace's manifests: there pnpm would warn on Node 20, although it runs
+ * every script on the Node 24 it installs.
+ */
+const engines = { node: '>=24' };
+
 function publishedManifest(root: string, manifest: Manifest): object {
   const { publishConfig, devDependencies: _, dependencies = {}, ...rest } = manifest;
   const versions = new Map(
@@ -139,5 +145,5 @@ function publishedManifest(root: string, manifest: Manifest): object {
     if (version === undefined) throw new Error(`pack: ${manifest.name}: ${name} must be in the workspace: it is not.`);
     return [name, range.slice('workspace:'.length) + version];
   });
-  return { ...rest, ...publishConfig, dependencies: Object.fromEntries(published) };
+  return { ...rest, ...publishConfig, engines, dependencies: Object.fromEntries(published) };
 }
