@@ -92,7 +92,19 @@ async function compile(dir: string, { name, exports, bin = {}, publishConfig }: 
   });
 }
 
-/** Declarations of what the packages' entries reach, into `work`/out. One compilation: each is a source of the others. */
+/**
+ * Every source of a package, by name. The compiler leaves out the declarations of a file that it happens to meet first
+ * through a neighbour's node_modules, and it reads in parallel: only what is named is sure to come out.
+ */
+function sourcesOf(root: string, folder: string): string[] {
+  const entries = Object.values(readManifest(join(root, folder)).exports);
+  const hasTesting = entries.some((path) => path.includes('/testing/'));
+  return globSync('src/**/*.ts', { cwd: join(root, folder) })
+    .filter((path) => !/\.(test|bench)\.ts$/.test(path) && (hasTesting || !path.includes('/testing/')))
+    .map((path) => join(root, folder, path));
+}
+
+/** Declarations of the packages' sources, into `work`/out. One compilation: each is a source of the others. */
 function declare(root: string, folders: readonly string[], work: string): void {
   const config = {
     extends: join(root, 'tsconfig.json'),
@@ -104,9 +116,7 @@ function declare(root: string, folders: readonly string[], work: string): void {
       rootDir: root,
       typeRoots: [join(root, 'node_modules/@types'), join(root, 'node_modules')],
     },
-    files: folders.flatMap((folder) =>
-      Object.values(readManifest(join(root, folder)).exports).map((path) => join(root, folder, path)),
-    ),
+    files: folders.flatMap((folder) => sourcesOf(root, folder)),
     include: [],
   };
   writeFileSync(join(work, 'tsconfig.json'), JSON.stringify(config));
