@@ -163,7 +163,10 @@ describe('what is refused, with file and line', () => {
     [{ messages: [{ role: 'user', content: 5 }] }, 'messages[0].content must be a text: got a number'],
     [{ messages: [{ role: 'user', content: ['a'] }] }, 'messages[0].content must be a text: got a list'],
     [{ messages: [{ role: 'robot', content: 'a' }] }, 'messages[0].role must be one of system, user,'],
-    [{ messages: [{ role: 'a secret', content: 'a' }] }, 'messages[0].role must be one of system, user, human, assistant, gpt, chatgpt, model: got a text'],
+    [
+      { messages: [{ role: 'a secret', content: 'a' }] },
+      'messages[0].role must be one of system, user, human, assistant, gpt, chatgpt, model: got a text',
+    ],
     [{ messages: ['a'] }, 'messages[0] must be an object: got a text'],
     [{ messages: [{ role: 'user', content: 'a' }] }, 'must have a turn of the assistant'],
     [{ conversations: [{ from: 'gpt' }] }, 'conversations[0].value must be a text: got nothing'],
