@@ -1,6 +1,7 @@
 import { concatBytes } from './bytes.ts';
 import { fileError } from './errors.ts';
 import type { FileSystem, FileWriter } from './file-system.ts';
+import { pathSegments } from './paths.ts';
 
 interface FileNode {
   kind: 'file';
@@ -20,15 +21,6 @@ type Node = FileNode | DirectoryNode;
 type Change = [name: string, node: Node | undefined];
 
 const directory = (): DirectoryNode => ({ kind: 'directory', entries: new Map(), durable: new Map(), pending: [] });
-
-function segments(path: string): string[] {
-  const out: string[] = [];
-  for (const part of path.split('/')) {
-    if (part === '..') out.pop();
-    else if (part !== '' && part !== '.') out.push(part);
-  }
-  return out;
-}
 
 function apply(entries: Map<string, Node>, changes: Change[]): void {
   for (const [name, node] of changes) {
@@ -70,7 +62,7 @@ class Tree {
 
   find(path: string): Node | undefined {
     let node: Node | undefined = this.root;
-    for (const name of segments(path)) {
+    for (const name of pathSegments(path)) {
       if (node?.kind !== 'directory') return undefined;
       node = node.entries.get(name);
     }
@@ -86,7 +78,7 @@ class Tree {
 
   /** The directory that holds the last name of `path`, and that name. */
   slot(operation: string, path: string): [DirectoryNode, string] {
-    const parts = segments(path);
+    const parts = pathSegments(path);
     const name = parts.pop();
     if (name === undefined) throw fileError('EINVAL', operation, path);
     const parent = this.find(parts.join('/'));
@@ -112,7 +104,7 @@ class Tree {
 
   makeDirectory(path: string): void {
     let node: Node = this.root;
-    for (const name of segments(path)) {
+    for (const name of pathSegments(path)) {
       if (node.kind === 'file') throw fileError('ENOTDIR', 'make directory', path);
       let child = node.entries.get(name);
       if (!child) this.change(node, [[name, (child = directory())]]);

@@ -1,6 +1,6 @@
 import { fileError } from './errors.ts';
 import type { FileSystem, FileWriter } from './file-system.ts';
-import { joinPath } from './paths.ts';
+import { joinPath, pathSegments } from './paths.ts';
 
 /** Only in dedicated workers, and not yet in TypeScript's DOM library. */
 interface SyncAccessHandle {
@@ -37,15 +37,6 @@ async function typed<T>(operation: string, path: string, run: () => Promise<T>):
   }
 }
 
-function segments(path: string): string[] {
-  const out: string[] = [];
-  for (const part of path.split('/')) {
-    if (part === '..') out.pop();
-    else if (part !== '' && part !== '.') out.push(part);
-  }
-  return out;
-}
-
 class Opfs {
   readonly root: () => Promise<FileSystemDirectoryHandle>;
   constructor(root: () => Promise<FileSystemDirectoryHandle>) {
@@ -59,7 +50,7 @@ class Opfs {
   }
 
   async slot(operation: string, path: string): Promise<[FileSystemDirectoryHandle, string]> {
-    const parts = segments(path);
+    const parts = pathSegments(path);
     const name = parts.pop();
     if (name === undefined) throw fileError('EINVAL', operation, path);
     return [await this.directory(parts), name];
@@ -71,7 +62,7 @@ class Opfs {
   }
 
   async kind(path: string): Promise<'file' | 'directory' | undefined> {
-    const parts = segments(path);
+    const parts = pathSegments(path);
     const name = parts.pop();
     if (name === undefined) return 'directory';
     try {
@@ -154,8 +145,8 @@ async function names(dir: FileSystemDirectoryHandle): Promise<string[]> {
 
 /** OPFS cannot move directories: copy, with MANIFEST.json (the mark of completeness) after everything else, then remove. */
 async function copyDirectory(opfs: Opfs, from: string, to: string): Promise<void> {
-  const entries = await names(await opfs.directory(segments(from)));
-  await opfs.directory(segments(to), true);
+  const entries = await names(await opfs.directory(pathSegments(from)));
+  await opfs.directory(pathSegments(to), true);
   const last = (name: string): number => (name === 'MANIFEST.json' ? 1 : 0);
   for (const name of entries.sort((a, b) => last(a) - last(b))) {
     const [source, target] = [joinPath(from, name), joinPath(to, name)];
@@ -215,8 +206,9 @@ export function opfsFiles(root?: FileSystemDirectoryHandle): FileSystem {
     size: (path) => typed('size', path, async () => (await blob('size', path)).size),
     kind: (path) => typed('stat', path, () => opfs.kind(path)),
     exists: (path) => typed('stat', path, async () => (await opfs.kind(path)) !== undefined),
-    list: (dir) => typed('list', dir, async () => names(await opfs.directory(segments(dir)))),
-    makeDirectory: (dir) => typed('make directory', dir, async () => void (await opfs.directory(segments(dir), true))),
+    list: (dir) => typed('list', dir, async () => names(await opfs.directory(pathSegments(dir)))),
+    makeDirectory: (dir) =>
+      typed('make directory', dir, async () => void (await opfs.directory(pathSegments(dir), true))),
     remove: (path) =>
       typed('remove', path, async () => {
         if (!(await opfs.kind(path))) return;
@@ -228,7 +220,7 @@ export function opfsFiles(root?: FileSystemDirectoryHandle): FileSystem {
     createExclusive: (path, bytes) => typed('create', path, () => createExclusive(opfs, path, bytes)),
     openWrite: (path) => typed('open', path, () => opfsWriter(opfs, path, false)),
     syncFile: (path) => typed('sync', path, async () => void (await opfs.file('sync', path))),
-    syncDirectory: (dir) => typed('sync', dir, async () => void (await opfs.directory(segments(dir)))),
+    syncDirectory: (dir) => typed('sync', dir, async () => void (await opfs.directory(pathSegments(dir)))),
     freeBytes: async () => {
       const { quota, usage } = (await globalThis.navigator?.storage?.estimate?.()) ?? {};
       return quota === undefined || usage === undefined ? undefined : quota - usage;

@@ -25,6 +25,16 @@ export function baseName(path: string): string {
   return trimmed.slice(trimmed.lastIndexOf('/') + 1);
 }
 
+/** The names of a path from the root, `.` and `..` resolved; `..` does not leave the root. */
+export function pathSegments(path: string): string[] {
+  const out: string[] = [];
+  for (const part of path.split('/')) {
+    if (part === '..') out.pop();
+    else if (part !== '' && part !== '.') out.push(part);
+  }
+  return out;
+}
+
 // Windows resolves these in every directory, with any extension (Microsoft, "Naming Files, Paths, and Namespaces").
 const reserved = /^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³])(\..*)?$/i;
 const encoder = new TextEncoder();
