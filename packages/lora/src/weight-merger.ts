@@ -4,6 +4,8 @@ import type { MergeOptions } from './lora-layer.ts';
 
 /** The layer whose weight is merged into. */
 export interface MergeTarget {
+  /** False for a plain layer (r = 0): merging and unmerging then do nothing. @defaultValue true */
+  readonly hasUpdate?: boolean;
   /** For messages. */
   path(): string;
   /** The stored weight, floats, rows first. */
@@ -30,6 +32,7 @@ export class WeightMerger {
 
   /** @throws NonFiniteError that names the layer and the first bad row */
   async check(): Promise<void> {
+    if (this.#isPlain) return;
     for (const [start, end] of this.#blocks()) {
       using block = this.#mergedRows(start, end);
       const values = await block.data();
@@ -42,6 +45,7 @@ export class WeightMerger {
   }
 
   async merge({ safe = true, keepOriginal = true }: MergeOptions = {}): Promise<void> {
+    if (this.#isPlain) return;
     if (this.merged) throw new Error(`merge: ${this.#name} must not be merged yet: it is. Call unmerge() first.`);
     if (safe) await this.check();
     const weight = this.#target.weight();
@@ -54,6 +58,7 @@ export class WeightMerger {
   }
 
   unmerge(): void {
+    if (this.#isPlain) return;
     if (!this.merged) throw new Error(`unmerge: ${this.#name} must be merged: it is not.`);
     const bytes = this.#original;
     if (!bytes)
@@ -66,6 +71,9 @@ export class WeightMerger {
     this.#state = 'apart';
   }
 
+  get #isPlain(): boolean {
+    return this.#target.hasUpdate === false;
+  }
   get #name(): string {
     return this.#target.path() || 'the layer';
   }

@@ -60,6 +60,7 @@ abstract class LoraConv<C extends PlainConv> extends Module implements LoraLayer
       conv.weight.requiresGrad = false;
     }
     this.#merger = new WeightMerger({
+      hasUpdate: this.r > 0,
       path: () => this.path,
       weight: () => this.conv.weight,
       delta: (start, end) => this.deltaWeight().slice(0, start, end),
@@ -78,15 +79,15 @@ abstract class LoraConv<C extends PlainConv> extends Module implements LoraLayer
     return scope(() => this.lora_B!.matmul(this.lora_A!).mul(this.scaling).reshape(this.conv.weight.shape));
   }
 
-  async checkMerge(): Promise<void> {
-    if (this.r > 0) await this.#merger.check();
+  checkMerge(): Promise<void> {
+    return this.#merger.check();
   }
   /** Adds the update to the weight; a plain layer (r = 0) has none and stays. */
-  async merge(options?: MergeOptions): Promise<void> {
-    if (this.r > 0) await this.#merger.merge(options);
+  merge(options?: MergeOptions): Promise<void> {
+    return this.#merger.merge(options);
   }
   unmerge(): void {
-    if (this.r > 0) this.#merger.unmerge();
+    this.#merger.unmerge();
   }
 }
 

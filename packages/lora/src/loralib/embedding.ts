@@ -36,6 +36,7 @@ export class Embedding extends PlainEmbedding implements LoraLayer {
       this.lora_B = normal([embeddingDim, r], { ...made, key: key.fold('lora_B') });
     }
     this.#merger = new WeightMerger({
+      hasUpdate: this.r > 0,
       path: () => this.path,
       weight: () => this.weight,
       delta: (start, end) => this.deltaWeight([start, end]),
@@ -64,14 +65,14 @@ export class Embedding extends PlainEmbedding implements LoraLayer {
     });
   }
 
-  async checkMerge(): Promise<void> {
-    if (this.r > 0) await this.#merger.check();
+  checkMerge(): Promise<void> {
+    return this.#merger.check();
   }
   /** Adds the update to the table; a plain layer (r = 0) has none and stays. */
-  async merge(options?: MergeOptions): Promise<void> {
-    if (this.r > 0) await this.#merger.merge(options);
+  merge(options?: MergeOptions): Promise<void> {
+    return this.#merger.merge(options);
   }
   unmerge(): void {
-    if (this.r > 0) this.#merger.unmerge();
+    this.#merger.unmerge();
   }
 }

@@ -43,6 +43,7 @@ export abstract class LowRankLinear extends PlainLinear implements LoraLayer {
       this.weight.requiresGrad = false;
     }
     this.#merger = new WeightMerger({
+      hasUpdate: this.r > 0,
       path: () => this.path,
       weight: () => this.weight,
       delta: (start, end) => this.deltaWeight([start, end]),
@@ -78,14 +79,14 @@ export abstract class LowRankLinear extends PlainLinear implements LoraLayer {
     return scope(() => super.denseWeight(rows).add(this.deltaWeight(rows)));
   }
 
-  async checkMerge(): Promise<void> {
-    if (this.r > 0) await this.#merger.check();
+  checkMerge(): Promise<void> {
+    return this.#merger.check();
   }
   /** Adds the update to the weight; a plain layer (r = 0) has none and stays. */
-  async merge(options?: MergeOptions): Promise<void> {
-    if (this.r > 0) await this.#merger.merge(options);
+  merge(options?: MergeOptions): Promise<void> {
+    return this.#merger.merge(options);
   }
   unmerge(): void {
-    if (this.r > 0) this.#merger.unmerge();
+    this.#merger.unmerge();
   }
 }
