@@ -1,13 +1,11 @@
 import { execFile } from 'node:child_process';
-import { access, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { access, mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { cpu } from '@lorikeet/cpu';
-import { nodeFiles } from '@lorikeet/files';
 import { describe, expect, it } from 'vitest';
 import { modelKwargs, peftConfig, trainingConfig } from './sample-finetune/dictionaries.ts';
-import { chatLines, writeTinyFolder } from './testing/tiny-folder.ts';
+import { writeTinyProject } from './testing/tiny-folder.ts';
 
 const page = join(import.meta.dirname, '../docs/from-python.md');
 const blocks = async (language: string): Promise<string[]> =>
@@ -42,11 +40,7 @@ describe('docs/from-python.md', () => {
   it('has TypeScript that runs, in order, on a tiny Phi-3', async () => {
     const dir = await mkdtemp(join(tmpdir(), 'from-python-'));
     try {
-      const backend = await cpu();
-      await writeTinyFolder(nodeFiles(), join(dir, 'model'), backend);
-      await backend.close();
-      await writeFile(join(dir, 'train.jsonl'), chatLines(400));
-      await writeFile(join(dir, 'test.jsonl'), chatLines(20));
+      await writeTinyProject(dir);
       const paths = {
         './models/Phi-3-mini-4k-instruct': join(dir, 'model'),
         './data/train_sft.jsonl': join(dir, 'train.jsonl'),

@@ -1,5 +1,5 @@
 import { execFile } from 'node:child_process';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
@@ -8,7 +8,7 @@ import { memoryFiles, nodeFiles } from '@lorikeet/files';
 import { loadConfig } from 'lorikeet';
 import { describe, expect, it } from 'vitest';
 import { parse } from 'yaml';
-import { chatLines, writeTinyFolder } from '../testing/tiny-folder.ts';
+import { chatLines, writeTinyFolder, writeTinyProject } from '../testing/tiny-folder.ts';
 import { modelKwargs, peftConfig, trainingConfig } from './dictionaries.ts';
 import { sampleConfig, sampleFinetune } from './sample-finetune.ts';
 
@@ -106,11 +106,7 @@ describe('config.yaml', () => {
   it('trains from the command line; only model, data and output paths differ', async () => {
     const dir = await mkdtemp(join(tmpdir(), 'sample-'));
     try {
-      const backend = await cpu();
-      await writeTinyFolder(nodeFiles(), join(dir, 'model'), backend);
-      await backend.close();
-      await writeFile(join(dir, 'train.jsonl'), chatLines(400));
-      await writeFile(join(dir, 'test.jsonl'), chatLines(20));
+      await writeTinyProject(dir);
       const paths = {
         'model.path': 'model',
         'data.train': 'train.jsonl',

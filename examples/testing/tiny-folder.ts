@@ -1,5 +1,6 @@
 /** A model folder as a download of Phi-3 has it, of a size for tests: random weights, byte tokens, Phi-3's special tokens and template. */
-import { type FileSystem, joinPath, writeJson } from '@lorikeet/files';
+import { cpu } from '@lorikeet/cpu';
+import { type FileSystem, joinPath, nodeFiles, writeAtomic, writeJson } from '@lorikeet/files';
 import { initPhi3, parsePhi3Config, savePhi3 } from '@lorikeet/phi3';
 import { type Backend, randomKey } from '@lorikeet/tensor';
 
@@ -113,4 +114,13 @@ export function chatLines(count: number): string {
     ];
     return `${JSON.stringify({ messages })}\n`;
   }).join('');
+}
+
+/** A folder on the disk that can be trained in: `model`, 400 rows in `train.jsonl`, 20 in `test.jsonl`. */
+export async function writeTinyProject(dir: string): Promise<void> {
+  const files = nodeFiles();
+  await using backend = await cpu();
+  await writeTinyFolder(files, joinPath(dir, 'model'), backend);
+  await writeAtomic(files, joinPath(dir, 'train.jsonl'), chatLines(400));
+  await writeAtomic(files, joinPath(dir, 'test.jsonl'), chatLines(20));
 }
