@@ -33,4 +33,4 @@ export {
   type TrainingOptions,
 } from './options.ts';
 export { EventFile } from './tensorboard.ts';
-export { summaryPath, type TrainBatches, train } from './train.ts';
+export { type TrainBatches, train } from './train.ts';

@@ -1,4 +1,4 @@
-import { acquireLock, cleanStale, discardDirectory, type FileSystem, joinPath } from '@lorikeet/files';
+import { acquireLock, cleanStale, discardDirectory, type FileSystem } from '@lorikeet/files';
 import {
   AdamW,
   clipGradNorm,
@@ -417,6 +417,3 @@ class Run<B extends TrainBatch> {
 /** TensorBoard's name of a metric as transformers writes it: evalLoss is eval/loss, tokenAccuracy eval/token_accuracy. */
 const boardName = (metric: string): string =>
   `eval/${metric.replace(/^eval(?=[A-Z])/, '').replace(/[A-Z]/g, (c, at: number) => `${at ? '_' : ''}${c.toLowerCase()}`)}`;
-
-/** The path of a run's summary. */
-export const summaryPath = (outputDir: string): string => joinPath(outputDir, 'summary.json');
