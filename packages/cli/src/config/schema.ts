@@ -33,7 +33,7 @@ export const dataSchema = z.strictObject({
     .min(0)
     .default(0.1)
     .describe('Held out of train when there is no eval file: a part below 1, or a number of rows; 0 holds out none'),
-  splitSeed: whole(0).default(42).describe('Seed of that split'),
+  splitSeed: whole(0).default(42).describe("Seed of that split; Python's train_test_split holds out the same rows"),
   format: z
     .enum(['messages', 'conversations', 'prompt-completion', 'alpaca', 'question-answer', 'text'])
     .optional()

@@ -25,6 +25,8 @@ export async function runIdentity(
     lossOn, maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow, sampleBy,
     perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor,
     peft,
+    // Which rows a seed holds out: runs of versions before this one split in another order.
+    ...(evalSha256 === null && testSize > 0 ? { splitOrder: 'numpy' } : {}),
   }; // biome-ignore format: a table
 }
 

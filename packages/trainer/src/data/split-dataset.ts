@@ -1,21 +1,28 @@
-import { permutationOf, randomKey } from '@lorikeet/tensor';
+import { NumpyGenerator } from './numpy-generator.ts';
 import type { ChatTurn, Row } from './row.ts';
 
 export interface SplitOptions {
   /** Rows to hold out: a share between 0 and 1 (rounded up), or a number of rows. */
   readonly testSize: number;
-  /** Same seed, same split. The order is not NumPy's: `datasets` holds out other rows with the same seed. */
+  /** Same seed, same split, here and in Python. An integer of at least 0. */
   readonly seed: number;
 }
 
-/** Shuffles rows and holds some out, like `datasets.train_test_split`. @throws {RangeError} if a side would be empty */
+/** `datasets.Dataset.shuffle(seed)`: the rows in the order in which Python has them then. */
+export const shuffleDataset = <T>(rows: readonly T[], seed: number): T[] =>
+  Array.from(new NumpyGenerator(seed).permutation(rows.length), (index) => rows[index]!);
+
+/**
+ * Shuffles rows and holds some out: the rows, in the order, of `datasets.Dataset.train_test_split(test_size, seed=seed)` (5.2).
+ * @throws {RangeError} if a side would be empty
+ */
 export function splitDataset<T>(rows: readonly T[], { testSize, seed }: SplitOptions): { train: T[]; test: T[] } {
   const count = testSize < 1 ? Math.ceil(testSize * rows.length) : testSize;
   if (!(testSize > 0) || !Number.isInteger(count) || count >= rows.length)
     throw new RangeError(
       `splitDataset: testSize must leave at least one row on each side of ${rows.length}: got ${testSize}. Use a share such as 0.1, or fewer rows.`,
     );
-  const shuffled = Array.from(permutationOf(rows.length, randomKey(seed, 'split')), (index) => rows[index]!);
+  const shuffled = shuffleDataset(rows, seed);
   return { train: shuffled.slice(count), test: shuffled.slice(0, count) };
 }
 
