@@ -8,6 +8,7 @@ export { type AttentionCache, KeyValueCache } from './key-value-cache.ts';
 export { type LoadPhi3Options, loadPhi3 } from './load.ts';
 export { countTrainedTokens, ignoreIndex, type LossBatch, type LossOptions, shiftLabels } from './loss.ts';
 export {
+  type ActivationStorage,
   type LogitsOptions,
   type NonFiniteWeight,
   Phi3Attention,

@@ -16,7 +16,7 @@ import { expectClose, hostileBackend } from '@lorikeet/tensor/testing';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { countTrainedTokens, shiftLabels } from './loss.ts';
-import type { Phi3ForCausalLM } from './model.ts';
+import type { ActivationStorage, Phi3ForCausalLM } from './model.ts';
 import { tinyLongRope, tinyPhi3 } from './testing/tiny-phi3.ts';
 
 const backend = referenceBackend();
@@ -71,6 +71,23 @@ describe.each(Object.entries(variants))('a padding-free batch: %s', (_name, chan
     const [plain, again] = [run(false), run(true)];
     expect(await again.item()).toBe(await plain.item());
     expectSame(await gradientsOf(model, again.backward()), await gradientsOf(model, plain.backward()));
+  });
+  it('keeps the loss with activations in bf16, and the gradients to a hundredth', async () => {
+    const model = await tinyPhi3(backend, { ...changes, resid_pdrop: 0.2 });
+    const ids = tokens(8);
+    const run = (storage: ActivationStorage) => {
+      model.gradientCheckpointing = true;
+      model.activationStorage = storage;
+      return withRandom(randomKey(1), () => model.loss({ ids, labels: ids, lengths: [3, 5] }));
+    };
+    const [plain, narrow] = [run('f32'), run('bf16')];
+    expect(await narrow.item()).toBe(await plain.item());
+    const [got, want] = [await gradientsOf(model, narrow.backward()), await gradientsOf(model, plain.backward())];
+    const all = (of: Map<string, ArrayLike<number>>): number[] => [...of.values()].flatMap((v) => Array.from(v));
+    const [values, expected] = [all(got), all(want)];
+    const error = Math.hypot(...values.map((v, i) => v - expected[i]!)) / Math.hypot(...expected);
+    expect(error).toBeGreaterThan(0);
+    expect(error).toBeLessThan(0.01);
   });
   it('is causal: a later token changes nothing before it', async () => {
     const model = await tinyPhi3(backend, changes);

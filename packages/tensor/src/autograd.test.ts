@@ -2,6 +2,7 @@ import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import {
   checkpoint,
+  checkpointIn,
   defineOp,
   dropout,
   matmul,
@@ -110,6 +111,52 @@ describe('checkpoint', () => {
         .of(w)
         .toArray(),
     ).toEqual([[1], [2]]);
+  });
+  it('kept in bf16 gives the loss of the inputs and the gradients of the rounded inputs, masks included', async () => {
+    const given = [0.3, -0.2, 1.7, 5.123];
+    const run = async (values: readonly number[], wrap: 'bf16' | null | 'none') => {
+      const x = leaf([values.slice(0, 2), values.slice(2)]);
+      const w = leaf([
+        [1.1, 2.2],
+        [3.3, 4.4],
+      ]);
+      const block = (t: Tensor): Tensor => t.mul(1).matmul(w).dropout(0.25, nextKey('block')).silu();
+      return withRandom(randomKey(3), () =>
+        scope(() => {
+          const y = wrap === 'none' ? block(x) : checkpointIn(wrap, block, x);
+          const loss = y.mul(y).sum();
+          return { loss: loss.detach(), seed: y.mul(2).detach(), g: loss.backward(), x, w };
+        }),
+      );
+    };
+    const rounded = [...((await leaf(given, false).cast('bf16').data()) as Float32Array)];
+    expect(rounded).not.toEqual([...Float32Array.from(given)]);
+    const [kept, plain] = [await run(given, 'bf16'), await run(given, 'none')];
+    expect(await kept.loss.item()).toBe(await plain.loss.item());
+    // The gradient that comes from above belongs to the exact forward; below it all is as at the rounded inputs.
+    const x = leaf([rounded.slice(0, 2), rounded.slice(2)]);
+    const again = withRandom(randomKey(3), () =>
+      x.mul(1).matmul(kept.w).dropout(0.25, nextKey('block')).silu().backward(kept.seed),
+    );
+    expect(await kept.g.of(kept.w).toArray()).toEqual(await again.of(kept.w).toArray());
+    expect(await kept.g.of(kept.x).toArray()).toEqual(await again.of(x).toArray());
+    // Values that bf16 holds lose nothing.
+    const [exact, reference] = [await run(rounded, 'bf16'), await run(rounded, null)];
+    expect(await exact.g.of(exact.w).toArray()).toEqual(await reference.g.of(reference.w).toArray());
+  });
+  it('kept in bf16 holds half the bytes of what a gradient flows through, and nothing after', () => {
+    const other = hostileBackend();
+    const [x, w] = [1, 2].map(() => tensor(new Float32Array(4096), { backend: other, requiresGrad: true }));
+    const table = tensor(new Float32Array(4096), { backend: other });
+    const before = memory(other).liveBytes;
+    const held = (storage: 'bf16' | null): number => {
+      const loss = scope(() => checkpointIn(storage, (a, b) => a.mul(w!).mul(b), x!.mul(2), table).sum());
+      const bytes = memory(other).liveBytes - before;
+      loss.dispose();
+      expect(memory(other).liveBytes).toBe(before);
+      return bytes;
+    };
+    expect(held(null) - held('bf16')).toBe(4096 * 2);
   });
 });
 

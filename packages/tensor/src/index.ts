@@ -1,7 +1,7 @@
 /** Tensors with autograd over interchangeable backends. */
 export { backward, Gradients, type Leaf, noGrad } from './autograd.ts';
 export type { Attributes, Backend, BufferHandle, Call, Dense, KernelOp, Operand } from './backend.ts';
-export { checkpoint } from './checkpoint.ts';
+export { checkpoint, checkpointIn } from './checkpoint.ts';
 export {
   arange,
   type CreationOptions,
@@ -15,6 +15,7 @@ export {
   uniform,
   zeros,
 } from './creation.ts';
+export { dryRunBackend } from './dry-run-backend.ts';
 export { bytesPerElement, type DType, decode, encode, isFloat, promote, type TensorData } from './dtype.ts';
 export { defineElementwise, defineUpdate, type ElementwiseOp } from './elementwise.ts';
 export {
