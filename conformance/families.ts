@@ -5,11 +5,33 @@ import { runPhi3Case } from './family-phi3.ts';
 import { runTrainerCase } from './family-trainer.ts';
 import type { FamilyRunner } from './findings.ts';
 
-/** Who runs the cases of each family. */
-export const runners: Readonly<Record<string, FamilyRunner>> = {
-  lora: runLoraCase,
-  ops: runOpCase,
-  optim: runOptimCase,
-  phi3: runPhi3Case,
-  trainer: runTrainerCase,
-};
+/** What a user may rely on, and who checks it. */
+export interface Family {
+  readonly name: string;
+  /** What holds when its row is green. */
+  readonly promise: string;
+  /** Runs one case. A family without one is listed as absent: what it compares does not exist yet. */
+  readonly run?: FamilyRunner;
+}
+
+/** In the order of the table; reference/record.py records them in the same order. */
+export const families: readonly Family[] = [
+  { name: 'ops', promise: 'every op and every gradient is that of PyTorch', run: runOpCase },
+  { name: 'nn', promise: 'modules, initialisers, optimizers and schedules are those of PyTorch' },
+  { name: 'phi3', promise: 'the model is Phi3ForCausalLM of transformers', run: runPhi3Case },
+  { name: 'tokenizer', promise: 'ids, texts, chats and assistant masks are those of transformers' },
+  { name: 'lora', promise: 'your adapter behaves in PEFT as it does here', run: runLoraCase },
+  { name: 'quantization', promise: 'your 4-bit file is that of bitsandbytes' },
+  { name: 'trainer', promise: 'your loss curve is that of TRL', run: runTrainerCase },
+  { name: 'data', promise: 'your split is that of datasets, your scores those of rouge_score' },
+  { name: 'runs', promise: 'a whole run ends where TRL and PEFT end' },
+  { name: 'gpujs', promise: 'an independent implementation gets the same from every op' },
+  { name: 'optim', promise: 'optimizers and schedules are those of PyTorch', run: runOptimCase },
+];
+
+/** The family of that name; throws for one that no list knows. */
+export function familyOf(name: string): Family {
+  const found = families.find((f) => f.name === name);
+  if (!found) throw new TypeError(`conformance: family ${name} must be listed in conformance/families.ts: it is not.`);
+  return found;
+}

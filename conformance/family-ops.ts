@@ -1,6 +1,6 @@
 import { openScope, type Tensor, zeros } from '@lorikeet/tensor';
 import type { Magnitude } from './compare.ts';
-import { type CaseContext, type Finding, numbersOf, tensorFinding, upload } from './findings.ts';
+import { type CaseContext, type Finding, numbersOf, tensorFinding, upload, verdict } from './findings.ts';
 import { opCall } from './ops.ts';
 import { type Limit, opLimit, type Quantity } from './tolerances.ts';
 
@@ -8,6 +8,12 @@ import { type Limit, opLimit, type Quantity } from './tolerances.ts';
 export async function runOpCase({ recording, testCase, backend }: CaseContext): Promise<Finding[]> {
   using tensors = openScope();
   const { inputs, numbers, integers } = tensors.run(() => readInputs({ recording, testCase, backend }));
+  if (testCase.error !== undefined)
+    return [
+      tensors.run(() =>
+        refusal(testCase, () => opCall(testCase.op)(inputs, testCase.attributes, { numbers, integers })),
+      ),
+    ];
   const { outputs, gradients } = tensors.run(() => {
     const result = opCall(testCase.op)(inputs, testCase.attributes, { numbers, integers });
     const outputs: Readonly<Record<string, Tensor>> = 'backend' in result ? { out: result as Tensor } : result;
@@ -16,16 +22,30 @@ export async function runOpCase({ recording, testCase, backend }: CaseContext): 
   const findings: Finding[] = [];
   const check = async (quantity: Quantity, name: string, actual: Tensor, key: string): Promise<void> => {
     const magnitude = magnitudeOf({ recording, testCase, backend }, name);
+    const expected = recording.tensor(key);
     const limit: Limit = testCase.tolerance
       ? { kind: 'each', ...testCase.tolerance }
-      : opLimit(testCase.op, quantity, backend.name, magnitude !== undefined);
+      : opLimit(testCase.op, quantity, expected.dtype, backend.name, magnitude !== undefined);
     const what = quantity === 'gradient' ? `gradient of ${name}` : name;
-    findings.push(await tensorFinding(what, actual, recording.tensor(key), limit, magnitude));
+    const torchError = testCase.torchErrors?.[name];
+    const found = await tensorFinding(what, actual, expected, limit, magnitude);
+    findings.push(torchError === undefined ? found : { ...found, torchError });
   };
   for (const [name, key] of Object.entries(testCase.outputs)) await check('output', name, outputs[name]!, key);
   for (const [name, key] of Object.entries(testCase.gradients ?? {}))
     await check('gradient', name, gradients[name]!, key);
   return findings;
+}
+
+/** PyTorch refuses this call: so must we, with an error that names the op. */
+function refusal({ op, error }: CaseContext['testCase'], call: () => unknown): Finding {
+  try {
+    call();
+  } catch (refused) {
+    const isOurs = refused instanceof TypeError || refused instanceof RangeError;
+    return verdict('refusal', isOurs && refused.message.includes(':'), `threw ${refused}`);
+  }
+  return verdict('refusal', false, `${op} was computed; PyTorch says: ${error}`);
 }
 
 function readInputs({ recording, testCase, backend }: CaseContext) {

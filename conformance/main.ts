@@ -1,5 +1,5 @@
 /**
- * Compares every backend with what PyTorch, transformers, PEFT and loralib computed.
+ * Compares every backend with what PyTorch, transformers, PEFT, TRL, bitsandbytes and datasets computed.
  *
  *   pnpm conformance
  *   pnpm conformance --backend cpu --family ops --recordings DIR
@@ -11,11 +11,12 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Backend, memory } from '@lorikeet/tensor';
 import { type BackendName, backendNames, openBackend } from './backends.ts';
-import { runners } from './families.ts';
+import { families, familyOf } from './families.ts';
+import { passes, SkipCase } from './findings.ts';
 import { makeOpTable, opTableLines } from './op-table.ts';
 import { unrecordedOps } from './ops.ts';
 import { type Recording, readRecordings } from './recording.ts';
-import { type CaseResult, failureLines, rowsOf, tableLines } from './report.ts';
+import { type AbsentFamily, type CaseResult, failureLines, rowsOf, skipLines, tableLines } from './report.ts';
 
 interface Options {
   readonly backends: readonly BackendName[];
@@ -47,12 +48,13 @@ async function runCase(recording: Recording, testCase: Recording['cases'][number
   const base = { family: recording.family, backend: backend.name, name: testCase.name, op: testCase.op };
   const before = memory(backend).liveTensors;
   try {
-    const findings = await runners[recording.family]!({ recording, testCase, backend });
+    const findings = await familyOf(recording.family).run!({ recording, testCase, backend });
     const leaked = memory(backend).liveTensors - before;
-    const passed = leaked === 0 && findings.every((f) => f.difference.passed);
+    const passed = leaked === 0 && findings.every(passes);
     const reason = leaked === 0 ? {} : { reason: `${leaked} tensors are still alive after the case` };
     return { ...base, outcome: passed ? 'passed' : 'failed', findings, ...reason } as const;
   } catch (error) {
+    if (error instanceof SkipCase) return { ...base, outcome: 'skipped', findings: [], reason: error.message } as const;
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
     return { ...base, outcome: 'failed', findings: [], reason } as const;
   }
@@ -75,10 +77,22 @@ async function runBackend(name: BackendName, recordings: readonly Recording[]): 
   return results;
 }
 
-/** Ops of the registry that no recording reaches: a hole in this table. */
-function holes(recordings: readonly Recording[]): string[] {
-  const ops = recordings.find((r) => r.family === 'ops');
-  return ops ? unrecordedOps(new Set(ops.cases.map((c) => c.op))) : [];
+/** Ops of the registry that no recording reaches: a hole in this table. Only all families together can show one. */
+function holes(recordings: readonly Recording[], options: Options): string[] {
+  if (options.families) return [];
+  return unrecordedOps(new Set(recordings.flatMap((r) => r.cases.map((c) => c.op))));
+}
+
+/** Families of the list that were not compared, and why. */
+function absentFamilies(recordings: readonly Recording[], options: Options): AbsentFamily[] {
+  const recorded = new Set(recordings.map((r) => r.family));
+  return families
+    .filter(({ name }) => !recorded.has(name) && (options.families?.has(name) ?? true))
+    .map(({ name, promise, run }) => ({
+      name,
+      promise,
+      reason: run ? `no recording in ${options.recordings}` : 'absent',
+    }));
 }
 
 async function main(args: readonly string[]): Promise<number> {
@@ -86,24 +100,32 @@ async function main(args: readonly string[]): Promise<number> {
   const recordings = await readRecordings(options.recordings, options.families);
   const results: CaseResult[] = [];
   for (const name of options.backends) results.push(...(await runBackend(name, recordings)));
-  const rows = rowsOf(results);
-  const missing = holes(recordings);
+  const missing = holes(recordings, options);
   const count = (outcome: CaseResult['outcome']): number => results.filter((r) => r.outcome === outcome).length;
-  const versions = recordings[0]?.packageVersions ?? {};
-  console.log(
-    `against ${Object.entries(versions)
-      .map(([name, version]) => `${name} ${version}`)
-      .join(', ')}\n`,
-  );
-  for (const line of [...tableLines(rows), '', ...failureLines(results)]) console.log(line);
-  for (const line of [...opTableLines(await makeOpTable(options.backends)), '']) console.log(line);
-  for (const name of missing)
-    console.log(`FAILED no recording reaches op ${name}: add a case, or a reason in conformance/ops.ts`);
-  for (const reason of new Set(results.flatMap((r) => (r.outcome === 'skipped' ? [`${r.backend}: ${r.reason}`] : []))))
-    console.log(`skipped ${reason}`);
-  const failed = count('failed') + missing.length;
-  const report = { packageVersions: versions, rows, unrecordedOps: missing, results };
+  const report = {
+    seeds: Object.fromEntries(recordings.map((r) => [r.family, r.seed])),
+    packageVersions: Object.assign({}, ...recordings.map((r) => r.packageVersions)) as Record<string, string>,
+    rows: rowsOf(results),
+    absentFamilies: absentFamilies(recordings, options),
+    unrecordedOps: missing,
+    results,
+  };
+  const lines = [
+    `against ${Object.entries(report.packageVersions)
+      .map((pair) => pair.join(' '))
+      .join(', ')}`,
+    '',
+    ...tableLines(report.rows, report.absentFamilies),
+    '',
+    ...failureLines(results),
+    ...opTableLines(await makeOpTable(options.backends)),
+    '',
+    ...missing.map((op) => `FAILED no recording reaches op ${op}: add a case, or a reason in conformance/ops.ts`),
+    ...skipLines(results),
+  ];
+  for (const line of lines) console.log(line);
   await writeFile(join(import.meta.dirname, 'report.json'), `${JSON.stringify(report, null, 1)}\n`);
+  const failed = count('failed') + missing.length;
   console.log(`${count('passed')} passed, ${failed} failed, ${count('skipped')} skipped`);
   return failed === 0 ? 0 : 1;
 }

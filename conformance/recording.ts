@@ -21,7 +21,18 @@ export interface Case {
   readonly cotangents?: Readonly<Record<string, string>>;
   readonly gradients?: Readonly<Record<string, string>>;
   readonly magnitudes?: Readonly<Record<string, { readonly key: string; readonly terms: number }>>;
-  readonly tolerance?: { readonly rtol: number; readonly atol: number };
+  /** The largest error of PyTorch's own f32 against f64, by output or input. */
+  readonly torchErrors?: Readonly<Record<string, number>>;
+  /** PyTorch's message where it refuses the call: then it must be refused here too. */
+  readonly error?: string;
+  readonly tolerance?: Tolerance;
+}
+
+/** What a case asks for instead of tolerances.ts. */
+export interface Tolerance {
+  readonly rtol: number;
+  readonly atol: number;
+  readonly reason: string;
 }
 
 /** What one family's generator wrote. */
@@ -36,30 +47,67 @@ export interface Recording {
   tensor(key: string): StoredTensor;
 }
 
-interface Manifest extends Omit<Recording, 'directory' | 'tensor'> {
+interface Manifest extends Omit<Recording, 'directory' | 'tensor' | 'cases'> {
   readonly generatorSha256: string;
+  readonly tolerances: Readonly<Record<string, Tolerance>>;
+  readonly cases: readonly (Omit<Case, 'tolerance'> & { readonly tolerance?: string })[];
 }
 
 const referenceDirectory = join(import.meta.dirname, 'reference');
-const shared = ['recording.py', 'requirements.txt', 'tiny_phi3.py'];
+const imports = /^\s*(?:from|import) (\w+)/gm;
+
+/** Every program that decides a family's numbers, as `sources_of` of reference/recording.py finds them. */
+async function sourcesOf(family: string): Promise<Map<string, string>> {
+  const names = (await readdir(referenceDirectory)).filter((n) => n.endsWith('.py')).map((n) => n.slice(0, -3));
+  const waiting = names.filter((n) => n === family || n.startsWith(`${family}_`));
+  const found = new Map<string, string>();
+  for (let name = waiting.pop(); name !== undefined; name = waiting.pop()) {
+    if (found.has(name) || !names.includes(name)) continue;
+    found.set(name, await readFile(join(referenceDirectory, `${name}.py`), 'utf8'));
+    waiting.push(...Array.from(found.get(name)!.matchAll(imports), (m) => m[1]!));
+  }
+  return new Map([...found].sort(([a], [b]) => (a < b ? -1 : 1)));
+}
 
 /** The hash of a family's generator, as reference/recording.py computes it. */
 export async function generatorSha256(family: string): Promise<string> {
-  const own = (await readdir(referenceDirectory)).filter((n) => n.startsWith(family) && n.endsWith('.py')).sort();
   const hash = createHash('sha256');
-  for (const name of [...own, ...shared]) hash.update(await readFile(join(referenceDirectory, name)));
+  for (const text of (await sourcesOf(family)).values()) hash.update(text);
   return hash.digest('hex');
 }
 
-/** Reads one family. Refuses a recording that another version of its generator made. */
+/** The exact versions of reference/requirements.txt by package. */
+async function pinnedVersions(): Promise<Map<string, string>> {
+  const text = await readFile(join(referenceDirectory, 'requirements.txt'), 'utf8');
+  return new Map(text.trim().split(/\s+/).map((line) => line.split('==') as [string, string])); // biome-ignore format: one step
+}
+
+/** Reads one family. Refuses a recording that another version of its generator or of a package made. */
 export async function readRecording(directory: string): Promise<Recording> {
   const manifest = JSON.parse(await readFile(join(directory, 'recording.json'), 'utf8')) as Manifest;
-  const expected = await generatorSha256(manifest.family);
+  const { family } = manifest;
+  const again = `Run reference/record.py --only ${family} and commit both.`;
+  const expected = await generatorSha256(family);
   if (manifest.generatorSha256 !== expected)
     throw new Error(
-      `conformance: the recording of ${manifest.family} must come from the generator beside it: its hash is ${manifest.generatorSha256.slice(0, 12)}, the generator's ${expected.slice(0, 12)}. Run reference/record.py --only ${manifest.family} and commit both.`,
+      `conformance: the recording of ${family} must come from the generator beside it: its hash is ${manifest.generatorSha256.slice(0, 12)}, the generator's ${expected.slice(0, 12)}. ${again}`,
     );
-  return { ...manifest, directory, tensor: await storedTensors(join(directory, 'recording.safetensors')) };
+  const pins = await pinnedVersions();
+  for (const [name, version] of Object.entries(manifest.packageVersions))
+    if (pins.get(name) !== version)
+      throw new Error(
+        `conformance: the recording of ${family} must come from ${name} ${pins.get(name)}, which is pinned: it came from ${version}. ${again}`,
+      );
+  const cases = manifest.cases.map(({ tolerance, ...rest }) => {
+    if (tolerance === undefined) return rest;
+    const found = manifest.tolerances[tolerance];
+    if (!found?.reason)
+      throw new Error(
+        `conformance: ${family} ${rest.name}: tolerance ${tolerance} must have a reason: it has none. ${again}`,
+      );
+    return { ...rest, tolerance: found };
+  });
+  return { ...manifest, cases, directory, tensor: await storedTensors(join(directory, 'recording.safetensors')) };
 }
 
 /** The whole file at once: it is small and every tensor of it is used. */

@@ -1,4 +1,4 @@
-import type { Finding } from './findings.ts';
+import { type Finding, passes } from './findings.ts';
 
 /** What came of one case on one backend. */
 export interface CaseResult {
@@ -10,6 +10,14 @@ export interface CaseResult {
   /** Why it failed or was skipped. */
   readonly reason?: string;
   readonly findings: readonly Finding[];
+}
+
+/** A family that was not compared. */
+export interface AbsentFamily {
+  readonly name: string;
+  readonly promise: string;
+  /** `absent` where what it compares does not exist yet. */
+  readonly reason: string;
 }
 
 /** One row of the table: a family on a backend. */
@@ -25,6 +33,9 @@ export interface Row {
   /** Largest error as a part of its limit, and where. */
   readonly ofLimit: number;
   readonly where: string;
+  /** Of the tensors that PyTorch computed in f32 too: how many came nearer to f64 here than there. */
+  readonly nearer: number;
+  readonly withTorchError: number;
 }
 
 /** Sums the cases of each family and backend up, in order of appearance. */
@@ -45,33 +56,50 @@ export function rowsOf(results: readonly CaseResult[]): Row[] {
       worstRelative: Math.max(0, ...all.map((d) => d.worstRelative)),
       ofLimit: tightest.ofLimit,
       where: tightest.where,
+      ...nearness(group),
     };
   });
 }
 
+/** Tensors whose error against f64 is smaller than that of PyTorch's f32, and how many have one to compare with. */
+function nearness(group: readonly CaseResult[]): Pick<Row, 'nearer' | 'withTorchError'> {
+  const measured = group.flatMap((r) => r.findings.filter((f) => f.torchError !== undefined));
+  const nearer = measured.filter((f) => f.difference.worstAbsolute < f.torchError!).length;
+  return { nearer, withTorchError: measured.length };
+}
+
 const short = (n: number): string => (n === 0 ? '0' : n.toExponential(1));
 
-/** The table as lines, columns aligned. */
-export function tableLines(rows: readonly Row[]): string[] {
-  const head = ['family', 'backend', 'cases', 'passed', 'worst abs', 'worst rel', 'of limit', 'nearest to its limit'];
-  const cells = rows.map((r) => [
-    r.family,
-    r.backend,
-    String(r.cases),
-    r.skipped === r.cases ? 'skipped' : String(r.passed),
-    short(r.worstAbsolute),
-    short(r.worstRelative),
-    `${(r.ofLimit * 100).toFixed(0)} %`,
-    r.where,
-  ]);
-  const widths = head.map((h, i) => Math.max(h.length, ...cells.map((row) => row[i]!.length)));
-  const numeric = (i: number): boolean => i >= 2 && i <= 6;
-  const line = (row: readonly string[]): string =>
-    row
-      .map((cell, i) => (numeric(i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!)))
-      .join('  ')
-      .trimEnd();
-  return [line(head), ...cells.map(line)];
+const columns = [
+  'family', 'backend', 'cases', 'passed', 'worst abs', 'worst rel', 'of limit', 'nearer than torch', 'nearest to its limit',
+] as const; // biome-ignore format: a list
+const isNumeric = (column: number): boolean => column >= 2 && column <= 7;
+
+/** The table as lines, columns aligned; families that were not compared stand below with their reason. */
+export function tableLines(rows: readonly Row[], absent: readonly AbsentFamily[]): string[] {
+  const cells = [...rows.map(cellsOf), ...absent.map(({ name, reason }) => [name, reason])];
+  const widths = columns.map((head, i) => Math.max(head.length, ...rows.map((row) => cellsOf(row)[i]!.length)));
+  const pad = (cell: string, i: number): string => (isNumeric(i) ? cell.padStart(widths[i]!) : cell.padEnd(widths[i]!));
+  return [columns, ...cells].map((row) => row.map(pad).join('  ').trimEnd());
+}
+
+const cellsOf = (r: Row): string[] => [
+  r.family,
+  r.backend,
+  String(r.cases),
+  r.skipped === r.cases ? 'skipped' : String(r.passed),
+  short(r.worstAbsolute),
+  short(r.worstRelative),
+  `${(r.ofLimit * 100).toFixed(0)} %`,
+  r.withTorchError === 0 ? '-' : `${r.nearer} of ${r.withTorchError}`,
+  r.where,
+];
+
+/** Every reason why cases were skipped, with how many. */
+export function skipLines(results: readonly CaseResult[]): string[] {
+  const skipped = results.filter((r) => r.outcome === 'skipped');
+  const groups = Map.groupBy(skipped, (r) => `${r.backend}: ${r.reason}`);
+  return [...groups].map(([reason, cases]) => `skipped ${cases.length} on ${reason}`);
 }
 
 /** Each failed case: its reason, or the tensors out of bounds and their worst element. */
@@ -79,7 +107,7 @@ export function failureLines(results: readonly CaseResult[]): string[] {
   return results
     .filter((r) => r.outcome === 'failed')
     .flatMap((r) => {
-      const wrong = r.findings.filter((f) => !f.difference.passed).map(describe);
+      const wrong = r.findings.filter((f) => !passes(f)).map(describe);
       return [
         `FAILED ${r.family} on ${r.backend}: ${r.name}`,
         ...[...(r.reason ? [r.reason] : []), ...wrong].map((l) => `  ${l}`),
@@ -87,7 +115,8 @@ export function failureLines(results: readonly CaseResult[]): string[] {
     });
 }
 
-function describe({ what, difference: { at, worstAbsolute, ofLimit } }: Finding): string {
+function describe({ what, note, difference: { at, worstAbsolute, ofLimit } }: Finding): string {
+  if (note !== undefined) return `${what}: ${note}`;
   const place = at ? ` at ${at.index}: ${at.actual}, recorded ${at.expected}` : '';
   return `${what}${place}; worst absolute error ${short(worstAbsolute)}, ${ofLimit.toFixed(2)} times the limit`;
 }

@@ -3,6 +3,8 @@
  * recordings of models are PyTorch's own f32. An entry looser than PyTorch's `assert_close` says why.
  */
 
+import type { DType } from '@lorikeet/tensor';
+
 /** What is compared: an op's output or gradient, or a named quantity of a model run. */
 export type Quantity = 'output' | 'gradient';
 
@@ -46,8 +48,23 @@ const compound: ReadonlySet<string> = new Set([
 
 const isGpu = (backend: string): boolean => backend === 'webgpu';
 
-/** The limit of an op. `hasMagnitudes`: the recording holds sums of |a||b|, so the bound of a product applies. */
-export function opLimit(op: string, quantity: Quantity, backend: string, hasMagnitudes: boolean): Limit {
+/** PyTorch's assert_close for results that are rounded to half precision; integers have one right answer. */
+const byDtype: Readonly<Partial<Record<DType, Limit>>> = {
+  bf16: each(1.6e-2, 1e-5),
+  f16: each(1e-3, 1e-5),
+  i32: exact,
+  u32: exact,
+  u8: exact,
+  i8: exact,
+};
+
+/**
+ * The limit of an op whose result has that dtype. `hasMagnitudes`: the recording holds sums of |a||b|, so the bound of a
+ * product applies.
+ */
+export function opLimit(op: string, quantity: Quantity, dtype: DType, backend: string, hasMagnitudes: boolean): Limit {
+  const ofDtype = byDtype[dtype];
+  if (ofDtype) return ofDtype;
   // Relaxed SIMD and GPUs may round twice where the reference rounds once: reliability.md section 4 doubles the bound.
   if (hasMagnitudes) return { kind: 'product', scale: backend === 'cpu' || isGpu(backend) ? 2 : 1 };
   if (isGpu(backend)) return quantity === 'gradient' ? gradientOnGpu : severalOnGpu;

@@ -5,9 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
-from recording import Recording
-
-EXACT = {"rtol": 0, "atol": 0}
+from recording import EXACT, Recording
 
 
 def matmuls(r: Recording) -> None:
