@@ -13,13 +13,13 @@ const config = parsePhi3Config({
   bos_token_id: 1, eos_token_id: 2, pad_token_id: 0, tie_word_embeddings: false, initializer_range: 0.02, resid_pdrop: 0, embd_pdrop: 0, attention_dropout: 0,
 }); // biome-ignore format: a config.json
 
-const build = (backend: Backend): Promise<Phi3ForCausalLM> =>
+export const buildBenchModel = (backend: Backend): Promise<Phi3ForCausalLM> =>
   initPhi3(config, { backend, key: randomKey(1), dtype: 'bf16', trainable: false });
 const idsOf = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => 3 + ((i * 7919) % 4000));
 
-/** One optimizer step: forward, backward, clipping, AdamW. Returns the loss, so that contenders can be compared. */
-async function trainer(backend: Backend, rows: number, length: number): Promise<() => Promise<number>> {
-  const model = await build(backend);
+/** One LoRA step of the bench model: forward, backward, clipping, AdamW. Returns the loss, so that contenders can be compared. */
+export async function trainer(backend: Backend, rows: number, length: number): Promise<() => Promise<number>> {
+  const model = await buildBenchModel(backend);
   applyLora(model, { r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { key: randomKey(2) });
   markOnlyLoraAsTrainable(model);
   const parameters = trainableParameters(model);
@@ -70,7 +70,7 @@ const step: BenchCase = {
   },
 };
 
-async function greedy(model: Phi3ForCausalLM, count: number): Promise<number[]> {
+export async function greedy(model: Phi3ForCausalLM, count: number): Promise<number[]> {
   const ids: number[] = [];
   for await (const { id } of generate(model, idsOf(16), { maxNewTokens: count, stopTokenIds: [] })) ids.push(id);
   return ids;
@@ -82,7 +82,11 @@ const generation: BenchCase = {
   unit: 'tokens/s',
   perUnit: 1,
   async contenders({ one, many }) {
-    const [a, b, reference] = [await build(many), await build(one), await build(referenceBackend())];
+    const [a, b, reference] = [
+      await buildBenchModel(many),
+      await buildBenchModel(one),
+      await buildBenchModel(referenceBackend()),
+    ];
     const [got, want] = [await greedy(a, 2), await greedy(reference, 2)];
     if (`${got}` !== `${want}`) throw new Error(`greedy tokens: got ${got}, expected ${want}`);
     const contender = (name: string, model: Phi3ForCausalLM, count: number, maxRounds?: number): Contender => ({
