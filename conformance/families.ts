@@ -12,6 +12,8 @@ export interface Family {
   readonly promise: string;
   /** Runs one case. A family without one is listed as absent: what it compares does not exist yet. */
   readonly run?: FamilyRunner;
+  /** Computes no tensor, so it runs once, beside the first backend. */
+  readonly once?: true;
 }
 
 /** In the order of the table; reference/record.py records them in the same order. */
@@ -19,11 +21,11 @@ export const families: readonly Family[] = [
   { name: 'ops', promise: 'every op and every gradient is that of PyTorch', run: runOpCase },
   { name: 'nn', promise: 'modules, initialisers, optimizers and schedules are those of PyTorch' },
   { name: 'phi3', promise: 'the model is Phi3ForCausalLM of transformers', run: runPhi3Case },
-  { name: 'tokenizer', promise: 'ids, texts, chats and assistant masks are those of transformers' },
+  { name: 'tokenizer', promise: 'ids, texts, chats and assistant masks are those of transformers', once: true },
   { name: 'lora', promise: 'your adapter behaves in PEFT as it does here', run: runLoraCase },
   { name: 'quantization', promise: 'your 4-bit file is that of bitsandbytes' },
   { name: 'trainer', promise: 'your loss curve is that of TRL', run: runTrainerCase },
-  { name: 'data', promise: 'your split is that of datasets, your scores those of rouge_score' },
+  { name: 'data', promise: 'your split is that of datasets, your scores those of rouge_score', once: true },
   { name: 'runs', promise: 'a whole run ends where TRL and PEFT end' },
   { name: 'gpujs', promise: 'an independent implementation gets the same from every op' },
   { name: 'optim', promise: 'optimizers and schedules are those of PyTorch', run: runOptimCase },
