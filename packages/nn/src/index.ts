@@ -7,6 +7,15 @@ export { Embedding } from './embedding.ts';
 export { fanIn, kaimingUniform, normalInit, uniformBias } from './initialize.ts';
 export { asRows, isLinearLike, Linear, type LinearLike, type LinearOptions, plainWeightOf } from './linear.ts';
 export { type ContractFramework, type LinearContractOptions, linearContract } from './linear-contract.ts';
+export {
+  byteSource,
+  denseLinear,
+  type LinearFactory,
+  type LinearRequest,
+  type MaterializeOptions,
+  materialize,
+  type TensorSource,
+} from './linear-factory.ts';
 export { copyInto, type LoadResult, loadStateDict, type StateSource } from './load-state-dict.ts';
 export { Module } from './module.ts';
 export {

@@ -1,9 +1,18 @@
-import { Embedding, Linear, type LinearLike, RMSNorm } from '@lorikeet/nn';
+import {
+  denseLinear,
+  Embedding,
+  Linear,
+  type LinearFactory,
+  type LinearLike,
+  type LinearRequest,
+  materialize,
+  RMSNorm,
+  type TensorSource,
+} from '@lorikeet/nn';
 import type { Backend, DType, Tensor } from '@lorikeet/tensor';
 import type { Phi3Config } from './config.ts';
 import { Phi3Attention, Phi3DecoderLayer, Phi3ForCausalLM, Phi3MLP, Phi3Model } from './model.ts';
-import { type LinearFactory, materialize, type TensorSource } from './tensor-source.ts';
-import { phi3Tensors } from './tensors.ts';
+import { phi3Linears, phi3Tensors } from './tensors.ts';
 
 /** Where the model is built and how its weights are stored. */
 export interface BuildOptions {
@@ -14,15 +23,11 @@ export interface BuildOptions {
   readonly dtype?: DType | undefined;
   /** Whether weights start with requiresGrad. Default false: what LoRA freezes anyway. */
   readonly trainable?: boolean | undefined;
+  /** What a checkpoint holds beside the weight of a linear layer, by name below it. Default: nothing. */
+  readonly companionsOf?: ((path: string) => ReadonlyMap<string, TensorSource>) | undefined;
+  /** Called with the path of each weight when its tensor or layer is made. */
+  readonly onMade?: ((path: string) => void) | undefined;
 }
-
-/** The plain layer of a linear factory: the weight as it is stored. */
-export const denseLinear =
-  (options: { readonly dtype?: DType | undefined; readonly trainable?: boolean | undefined } = {}): LinearFactory =>
-  async ({ weight, bias, backend }) => {
-    const made = { backend, dtype: options.dtype, requiresGrad: options.trainable };
-    return new Linear(await materialize(weight, made), bias ? await materialize(bias, made) : undefined);
-  };
 
 /**
  * Builds the model tensor by tensor, in the order of the checkpoint, so that no more than one weight is held twice. When a
@@ -36,23 +41,29 @@ export async function buildPhi3(
   sourceOf: (path: string, shape: readonly number[]) => TensorSource,
   options: BuildOptions,
 ): Promise<Phi3ForCausalLM> {
-  const { backend, dtype, trainable } = options;
+  const { backend, dtype, trainable, companionsOf, onMade } = options;
   const factory = options.linear ?? denseLinear({ dtype, trainable });
   const shapes = phi3Tensors(config);
   const made: { dispose(): void }[] = [];
   const tensor = async (path: string): Promise<Tensor> => {
     const t = await materialize(sourceOf(path, shapes.get(path)!), { backend, dtype, requiresGrad: trainable });
     made.push(t);
+    onMade?.(path);
     return t;
   };
-  const linear = async (path: string): Promise<LinearLike> => {
+  const requestOf = (path: string): LinearRequest => {
     const [outFeatures, inFeatures] = shapes.get(`${path}.weight`) as [number, number];
     const weight = sourceOf(`${path}.weight`, [outFeatures, inFeatures]);
-    const layer = await factory({ path, inFeatures, outFeatures, bias: null, weight, backend });
+    return { path, inFeatures, outFeatures, bias: null, weight, companions: companionsOf?.(path), backend };
+  };
+  const linear = async (path: string): Promise<LinearLike> => {
+    const layer = await factory(requestOf(path));
     made.push({ dispose: () => [...layer.stateEntries()].forEach(([, t]) => t.dispose()) });
+    onMade?.(`${path}.weight`);
     return layer;
   };
   const norm = async (path: string): Promise<RMSNorm> => new RMSNorm(await tensor(`${path}.weight`), config.rmsNormEps);
+  await factory.check?.(phi3Linears(config).map(requestOf));
   try {
     const table = await tensor('model.embed_tokens.weight');
     const layers: Phi3DecoderLayer[] = [];

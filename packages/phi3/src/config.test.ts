@@ -139,7 +139,6 @@ describe('a config that is not a Phi-3', () => {
     ['a bias', { attention_bias: true }, 'attention_bias: expected false, found true'],
     ['another activation', { hidden_act: 'gelu' }, 'hidden_act: expected "silu", found "gelu"'],
     ['dropout on attention', { attention_dropout: 0.1 }, 'attention_dropout: expected 0'],
-    ['a quantized model', { quantization_config: { bits: 4 } }, 'quantization_config: expected nothing'],
     [
       'a padding id outside',
       { pad_token_id: 99 },

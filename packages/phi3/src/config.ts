@@ -203,8 +203,6 @@ function checkFixed(fields: Fields): void {
   if (fields.raw('attention_bias')) fields.expect('attention_bias', 'false');
   if (fields.raw('attention_dropout'))
     fields.expect('attention_dropout', '0 (dropout on attention weights is not supported)');
-  if (fields.raw('quantization_config') !== undefined)
-    fields.expect('quantization_config', 'nothing (load the 16-bit model)');
 }
 
 /**

@@ -2,24 +2,12 @@ import { namedModules } from '@lorikeet/nn';
 import { NonFiniteError, noGrad, type RandomKey, randomKey, scope } from '@lorikeet/tensor';
 import { KeyValueCache } from './key-value-cache.ts';
 import type { Phi3ForCausalLM } from './model.ts';
-import {
-  argmaxOf,
-  checkSampling,
-  drawFrom,
-  logProbability,
-  penalizeRepetition,
-  type SamplingOptions,
-  warp,
-} from './sampling.ts';
+import { argmaxOf, checkSampling, drawFrom, logProbability, type ProcessorOptions, processLogits } from './sampling.ts';
 
 /** How a text is continued; names and meanings of transformers' GenerationConfig. Greedy unless doSample is set. */
-export interface GenerateOptions extends SamplingOptions {
+export interface GenerateOptions extends ProcessorOptions {
   /** At most this many tokens, a stop token included. */
   readonly maxNewTokens: number;
-  /** Draw tokens instead of taking the most likely one. Default false. */
-  readonly doSample?: boolean;
-  /** Makes tokens of prompt and continuation less likely to come again; above 1 to have an effect. Default 1. */
-  readonly repetitionPenalty?: number;
   /** Seed of the draws. Default 0: the same text every time. */
   readonly seed?: number;
   /** Generation ends after one of these. Default: the model's stopTokenIds. */
@@ -78,11 +66,9 @@ export function chooseToken(
   key: RandomKey,
   options: GenerateOptions,
 ): { id: number; logprob: number } {
-  const { doSample = false, repetitionPenalty = 1 } = options;
   const logits = Float64Array.from(row);
-  penalizeRepetition(logits, ids, repetitionPenalty);
-  if (doSample) warp(logits, options);
-  const id = doSample ? drawFrom(logits, key, step) : argmaxOf(logits);
+  processLogits(logits, ids, options);
+  const id = options.doSample ? drawFrom(logits, key, step) : argmaxOf(logits);
   const logprob = logProbability(row, id);
   if (!Number.isFinite(logprob))
     throw new NonFiniteError(

@@ -1,5 +1,13 @@
 /** Phi-3: configuration, model, loading, saving, generation. */
-export { type BuildOptions, buildPhi3, denseLinear } from './build.ts';
+export {
+  byteSource,
+  denseLinear,
+  type LinearFactory,
+  type LinearRequest,
+  materialize,
+  type TensorSource,
+} from '@lorikeet/nn';
+export { type BuildOptions, buildPhi3 } from './build.ts';
 export { type LongRope, type Phi3Config, Phi3ConfigError, parsePhi3Config, readPhi3Config } from './config.ts';
 export { type GeneratedToken, type GenerateOptions, generate } from './generate.ts';
 export { type GenerateBatchOptions, generateBatch } from './generate-batch.ts';
@@ -18,9 +26,8 @@ export {
   Phi3Model,
   type TokenBatch,
 } from './model.ts';
-export type { SamplingOptions } from './sampling.ts';
+export { type ProcessorOptions, processLogits, type SamplingOptions } from './sampling.ts';
 export { type SavePhi3Options, savePhi3 } from './save.ts';
 export { score } from './score.ts';
 export { type StreamTextOptions, streamText, type TokenDecoder } from './stream-text.ts';
-export { byteSource, type LinearFactory, type LinearRequest, materialize, type TensorSource } from './tensor-source.ts';
-export { phi3ParameterCount, phi3Tensors } from './tensors.ts';
+export { phi3Linears, phi3ParameterCount, phi3Tensors } from './tensors.ts';

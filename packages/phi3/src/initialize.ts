@@ -1,8 +1,8 @@
+import { byteSource, type LinearFactory, type TensorSource } from '@lorikeet/nn';
 import { type Backend, type DType, normalsOf, type RandomKey } from '@lorikeet/tensor';
 import { buildPhi3 } from './build.ts';
 import type { Phi3Config } from './config.ts';
 import type { Phi3ForCausalLM } from './model.ts';
-import { byteSource, type LinearFactory, type TensorSource } from './tensor-source.ts';
 
 /** Where random weights are made and how they are stored. */
 export interface InitPhi3Options {

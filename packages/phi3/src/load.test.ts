@@ -1,12 +1,10 @@
 import { joinPath, type MemoryFiles, memoryFiles, readJson, writeJson } from '@lorikeet/files';
-import { Linear } from '@lorikeet/nn';
+import { denseLinear, Linear, type LinearRequest } from '@lorikeet/nn';
 import { openCheckpoint, type WriteEntry, writeSafetensors, writeSharded } from '@lorikeet/safetensors';
 import { memory, referenceBackend, tensor } from '@lorikeet/tensor';
 import { describe, expect, it } from 'vitest';
-import { denseLinear } from './build.ts';
 import { loadPhi3 } from './load.ts';
 import { savePhi3 } from './save.ts';
-import type { LinearRequest } from './tensor-source.ts';
 import { tinyConfigJson, tinyLongRope, tinyPhi3 } from './testing/tiny-phi3.ts';
 
 const backend = referenceBackend();
@@ -161,6 +159,53 @@ describe('loading', () => {
       'lm_head.weight': { shape: [37, 16], bytes: new Uint8Array(37 * 64) },
     });
     expect((await load(files)).lm_head).toBeInstanceOf(Linear);
+  });
+});
+
+describe('a quantized checkpoint', () => {
+  const absmax = 'model.layers.1.mlp.down_proj.weight.absmax';
+  const stored = {
+    'model.layers.1.mlp.down_proj.weight': { dtype: 'u8', shape: [160, 1], bytes: new Uint8Array(160) },
+  };
+  it('is refused without a factory, by what tells that it is one', async () => {
+    const files = await saved();
+    await rewrite(files, { ...stored, [absmax]: {} });
+    await expect(load(files)).rejects.toThrow(
+      `the checkpoint must be dense: it holds ${absmax}. Load it with linear: quantizedLinear(...) of @lorikeet/lora.`,
+    );
+    const stated = await saved({ quantization_config: { load_in_4bit: true } });
+    await writeJson(
+      stated,
+      joinPath(dir, 'config.json'),
+      tinyConfigJson({ quantization_config: { load_in_4bit: true } }),
+    );
+    await expect(load(stated)).rejects.toThrow('must be dense: config.json has a quantization_config.');
+  });
+  it('reaches a factory that checks: all requests before the first layer, companions beside the weight', async () => {
+    const files = await saved();
+    await rewrite(files, { ...stored, [absmax]: { shape: [1], bytes: new Uint8Array(4) } });
+    const events: string[] = [];
+    const linear = Object.assign(
+      (request: LinearRequest) => {
+        events.push(request.path);
+        return denseLinear()({ ...request, weight: { ...request.weight, shape: [20, 16], dtype: 'f32' } });
+      },
+      {
+        check: (requests: readonly LinearRequest[]) => {
+          events.push(`check ${requests.length}`);
+          const { weight, companions } = requests.find(({ path }) => path.endsWith('layers.1.mlp.down_proj'))!;
+          expect([weight.dtype, ...weight.shape, weight.file]).toEqual(['u8', 160, 1, 'model/model.safetensors']);
+          expect([...companions!].map(([name, { path }]) => [name, path])).toEqual([['weight.absmax', absmax]]);
+        },
+      },
+    );
+    await expect(load(files, { linear })).rejects.toThrow('fromBytes');
+    expect(events[0]).toBe('check 9');
+    expect(events[1]).toBe('model.layers.0.self_attn.qkv_proj');
+  });
+  it('does not leave its quantization_config in a folder of plain weights', async () => {
+    const files = await saved({ quantization_config: { load_in_4bit: true } });
+    expect(await readJson(files, joinPath(dir, 'config.json'))).not.toHaveProperty('quantization_config');
   });
 });
 

@@ -1,17 +1,20 @@
 import { type FileSystem, joinPath, readJson } from '@lorikeet/files';
+import type { LinearFactory, TensorSource } from '@lorikeet/nn';
 import { convertElements, openCheckpoint, type TensorEntry, type TensorReader } from '@lorikeet/safetensors';
 import type { Backend, DType } from '@lorikeet/tensor';
 import { buildPhi3 } from './build.ts';
 import { type Phi3Config, Phi3ConfigError, readPhi3Config } from './config.ts';
 import { countNonFinite } from './count-non-finite.ts';
 import type { NonFiniteWeight, Phi3ForCausalLM } from './model.ts';
-import type { LinearFactory, TensorSource } from './tensor-source.ts';
-import { phi3Tensors } from './tensors.ts';
+import { phi3Linears, phi3Tensors } from './tensors.ts';
 
 /** Where the model is loaded and how its weights are stored. */
 export interface LoadPhi3Options {
   readonly backend: Backend;
-  /** Makes the linear layers, for example quantized ones. Default: dense, in the stored dtype. */
+  /**
+   * Makes the linear layers, for example quantized ones. Default: dense, in the stored dtype. A quantized checkpoint needs
+   * one that knows its form; such a factory checks the tensors of the linears itself.
+   */
   readonly linear?: LinearFactory;
   /** Convert weights to this dtype. Default: as they are stored. */
   readonly dtype?: DType;
@@ -27,25 +30,48 @@ const loadable = new Set(['f32', 'f16', 'bf16', 'f64']);
 /** Buffers of transformers before 4.35, computed here. */
 const ignored = /^model\.layers\.\d+\.self_attn\.rotary_emb\.inv_freq$/;
 
-/** Everything in which a checkpoint differs from what the configuration says, by name. */
-function problemsOf(config: Phi3Config, entries: ReadonlyMap<string, TensorEntry>): string[] {
+/** Tensors beside the weights of linears, as quantizers leave them: linear -> name below it -> name in the checkpoint. */
+function companionNames(config: Phi3Config, names: Iterable<string>): Map<string, Map<string, string>> {
+  const found = new Map(phi3Linears(config).map((path) => [path, new Map<string, string>()]));
+  for (const name of names) {
+    const [, linear = '', rest = ''] = /^(.*?(?:_proj|lm_head))\.(.+)$/.exec(name) ?? [];
+    if (rest !== 'weight' && rest !== 'bias') found.get(linear)?.set(rest, name);
+  }
+  return found;
+}
+
+/**
+ * Everything in which a checkpoint differs from what the configuration says, by name.
+ * @param byFactory names below which the linear factory checks for itself; their weights need only be there
+ */
+function problemsOf(
+  config: Phi3Config,
+  entries: ReadonlyMap<string, TensorEntry>,
+  byFactory: ReadonlySet<string>,
+): string[] {
   const expected = phi3Tensors(config);
   const problems: string[] = [];
   for (const [path, shape] of expected) {
     const entry = entries.get(path);
     if (!entry) problems.push(`${path}: missing, expected [${shape}]`);
+    else if (byFactory.has(path)) continue;
     else if (`${entry.shape}` !== `${shape}`) problems.push(`${path}: expected [${shape}], found [${entry.shape}]`);
     else if (!loadable.has(entry.dtype))
       problems.push(`${path}: expected BF16, F16 or F32, found ${entry.formatDtype}`);
   }
   for (const path of entries.keys())
-    if (!expected.has(path) && !ignored.test(path) && !(config.tieWordEmbeddings && path === 'lm_head.weight'))
+    if (
+      !expected.has(path) &&
+      !byFactory.has(path) &&
+      !ignored.test(path) &&
+      !(config.tieWordEmbeddings && path === 'lm_head.weight')
+    )
       problems.push(`${path}: not a tensor of this configuration`);
   return problems;
 }
 
-function checkTensors(config: Phi3Config, reader: TensorReader): void {
-  const problems = problemsOf(config, reader.entries);
+function checkTensors(config: Phi3Config, reader: TensorReader, byFactory: ReadonlySet<string>): void {
+  const problems = problemsOf(config, reader.entries, byFactory);
   if (problems.length === 0) return;
   const shown = problems.slice(0, 20);
   if (problems.length > shown.length) shown.push(`... and ${problems.length - shown.length} more`);
@@ -69,11 +95,31 @@ function fileSource(
   };
   return {
     path,
+    file: entry.path,
     dtype,
     shape: entry.shape,
     read: async () => checked(await reader.read(path)),
     readRows: async (start, end) => checked(await reader.readRows(path, start, end)),
   };
+}
+
+/** Every tensor of the linears. */
+const namesOf = (companions: ReadonlyMap<string, ReadonlyMap<string, string>>): Set<string> =>
+  new Set([...companions].flatMap(([path, names]) => [`${path}.weight`, ...names.values()]));
+
+/** Without a factory that knows its form, a quantized checkpoint cannot be read. */
+function refuseQuantized(
+  config: Phi3Config,
+  reader: TensorReader,
+  companions: ReadonlyMap<string, ReadonlyMap<string, string>>,
+): void {
+  const [name] = [...companions.values()].flatMap((names) => [...names.values()]);
+  const stated = config.source.quantization_config !== undefined && 'config.json has a quantization_config';
+  const why = name ? `it holds ${name}` : stated;
+  if (why)
+    throw new Phi3ConfigError(
+      `${reader.path}: the checkpoint must be dense: ${why}. Load it with linear: quantizedLinear(...) of @lorikeet/lora.`,
+    );
 }
 
 const article = (count: number): string => `${count} value${count === 1 ? '' : 's'}`;
@@ -98,7 +144,8 @@ async function readStopTokenIds(files: FileSystem, dir: string, vocabSize: numbe
 /**
  * Loads a model folder in Hugging Face's form: config.json, generation_config.json if there, and the weights in
  * safetensors, streamed tensor by tensor. All names, shapes and dtypes are checked before the first weight is read. The
- * model is in eval mode, as from_pretrained leaves it.
+ * model is in eval mode, as from_pretrained leaves it. With a quantizing `linear` each weight is packed while it streams in,
+ * and a checkpoint that is quantized already is taken as it is.
  * @throws Phi3ConfigError, SafetensorsError, FileError, FormatError
  */
 export async function loadPhi3(files: FileSystem, dir: string, options: LoadPhi3Options): Promise<Phi3ForCausalLM> {
@@ -106,20 +153,22 @@ export async function loadPhi3(files: FileSystem, dir: string, options: LoadPhi3
   const config = await readPhi3Config(files, dir);
   const stopTokenIds = await readStopTokenIds(files, dir, config.vocabSize);
   const reader = await openCheckpoint(files, dir);
-  checkTensors(config, reader);
+  const companions = companionNames(config, reader.entries.keys());
+  if (linear === undefined) refuseQuantized(config, reader, companions);
+  checkTensors(config, reader, linear?.check ? namesOf(companions) : new Set());
   const counts = new Map<string, number>();
   const total = phi3Tensors(config).size;
   let loaded = 0;
-  const source = (path: string): TensorSource => {
-    if (loaded > 0) onProgress?.({ path, loaded, total });
-    loaded++;
-    return fileSource(reader, path, (bytes, stored) => {
+  const source = (path: string): TensorSource =>
+    fileSource(reader, path, (bytes, stored) => {
       const found = countNonFinite(bytes, stored);
       if (found > 0) counts.set(path, (counts.get(path) ?? 0) + found);
     });
-  };
-  const model = await buildPhi3(config, source, { backend, linear, dtype, trainable });
-  onProgress?.({ path: 'model', loaded: total, total });
+  const model = await buildPhi3(config, source, {
+    ...{ backend, linear, dtype, trainable },
+    companionsOf: (path) => new Map([...companions.get(path)!].map(([below, name]) => [below, source(name)])),
+    onMade: (path) => onProgress?.({ path, loaded: ++loaded, total }),
+  });
   const nonFinite: NonFiniteWeight[] = [...counts].map(([path, count]) => ({ path, count }));
   for (const { path, count } of nonFinite)
     warn(`${dir}: ${path} holds ${article(count)} that are NaN or infinite. Download the weights again.`);

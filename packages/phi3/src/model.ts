@@ -14,6 +14,8 @@ export interface TokenBatch {
   readonly lengths: readonly number[];
   /** [t], place of each token in its sequence. Default: 0, 1, ... in each. */
   readonly positions?: Int32Array;
+  /** Tokens of the row in which transformers would lay the batch out, for NEFTune. Default: the longest sequence. */
+  readonly rowTokens?: number;
 }
 
 /** What all layers of one forward share. */
@@ -141,6 +143,8 @@ export class Phi3ForCausalLM extends Module {
    * same and gradients move by a few thousandths of their norm. Default 'f32': gradients are exact.
    */
   activationStorage: ActivationStorage = 'f32';
+  /** Training adds noise to the embeddings (NEFTune, transformers' neftune_noise_alpha): about 5 is usual. Default null: none. */
+  neftuneNoiseAlpha: number | null = null;
   /** Tokens that end a generation: generation_config.json's eos_token_id, else config.json's. */
   stopTokenIds: readonly number[];
   /** Weights that were not finite when loaded; empty for a sound checkpoint. */

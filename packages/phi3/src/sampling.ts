@@ -13,8 +13,16 @@ export interface SamplingOptions {
   readonly minP?: number;
 }
 
+/** Everything that changes logits before a token is chosen. */
+export interface ProcessorOptions extends SamplingOptions {
+  /** Draw tokens instead of taking the most likely one. Default false. */
+  readonly doSample?: boolean;
+  /** Makes tokens of prompt and continuation less likely to come again; above 1 to have an effect. Default 1. */
+  readonly repetitionPenalty?: number;
+}
+
 /** Throws for values outside their range, naming option and value. */
-export function checkSampling(options: SamplingOptions & { readonly repetitionPenalty?: number }): void {
+export function checkSampling(options: ProcessorOptions): void {
   const { temperature = 1, topK, topP = 1, minP = 0, repetitionPenalty = 1 } = options;
   const refuse = (name: string, rule: string, value: unknown): never => {
     throw new RangeError(`generate: ${name} must be ${rule}: got ${String(value)}.`);
@@ -77,6 +85,15 @@ export function warp(logits: Float64Array, { temperature = 1, topK, topP = 1, mi
   if (topK !== undefined) keepTopK(logits, topK);
   keepTopP(logits, topP);
   keepMinP(logits, minP);
+}
+
+/**
+ * What generate makes of a row of logits [v] after the tokens `ids`, in place: the penalty and, with doSample, the filters
+ * of SamplingOptions, in transformers' order. Excluded tokens become -Infinity. For a generation loop of your own.
+ */
+export function processLogits(logits: Float64Array, ids: Iterable<number>, options: ProcessorOptions): void {
+  penalizeRepetition(logits, ids, options.repetitionPenalty ?? 1);
+  if (options.doSample) warp(logits, options);
 }
 
 /** The index of the largest; the first of equal ones. */

@@ -2,33 +2,37 @@ import { type FileSystem, joinPath, writeJson } from '@lorikeet/files';
 import { type WriteEntry, writeSharded } from '@lorikeet/safetensors';
 import { isFloat } from '@lorikeet/tensor';
 import type { Phi3ForCausalLM } from './model.ts';
-import { phi3Tensors } from './tensors.ts';
+import { phi3Linears, phi3Tensors } from './tensors.ts';
 
 /** How weights are divided into files. */
 export interface SavePhi3Options {
   /** Most tensor bytes in a file. Default 5e9, as transformers. */
   readonly maxShardBytes?: number;
+  /** How the linears are quantized, for config.json. Absent: the model must be plain. */
+  readonly quantizationConfig?: Readonly<Record<string, unknown>> | undefined;
 }
 
-function entriesOf(model: Phi3ForCausalLM): WriteEntry[] {
+/** Tensors of a plain checkpoint; with `quantized` those of linears are taken in whatever form their layers hold them. */
+function entriesOf(model: Phi3ForCausalLM, quantized: boolean): WriteEntry[] {
   const state = model.stateDict();
   const expected = phi3Tensors(model.config);
+  const linears = quantized ? phi3Linears(model.config) : [];
+  const isOfLinear = (path: string): boolean =>
+    !path.includes('.lora_') && linears.some((linear) => path.startsWith(`${linear}.`));
   const problems = [...expected].flatMap(([path, shape]) => {
     const t = state.get(path);
     if (!t) return [`${path}: missing`];
-    return `${t.shape}` === `${shape}` && isFloat(t.dtype)
+    return isOfLinear(path) || (`${t.shape}` === `${shape}` && isFloat(t.dtype))
       ? []
       : [`${path}: expected [${shape}] floats, found [${t.shape}] ${t.dtype}`];
   });
-  for (const path of state.keys()) if (!expected.has(path)) problems.push(`${path}: not part of a Phi-3 checkpoint`);
+  for (const path of state.keys())
+    if (!expected.has(path) && !isOfLinear(path)) problems.push(`${path}: not part of a Phi-3 checkpoint`);
   if (problems.length)
     throw new Error(
       `savePhi3: the model must be plain: ${problems.length} ${problems.length === 1 ? 'tensor is' : 'tensors are'} not:\n  ${problems.slice(0, 8).join('\n  ')}\nMerge and remove adapters first; save an adapter alone with its own function.`,
     );
-  return [...expected].map(([name, shape]) => {
-    const t = state.get(name)!;
-    return { name, dtype: t.dtype, shape, bytes: () => t.bytes() };
-  });
+  return [...state].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
 }
 
 const torchNames = { f32: 'float32', f16: 'float16', bf16: 'bfloat16', f64: 'float64' } as Readonly<
@@ -38,7 +42,7 @@ const torchNames = { f32: 'float32', f16: 'float16', bf16: 'bfloat16', f64: 'flo
 /**
  * Writes a model folder that transformers loads: weights (sharded when large), generation_config.json, and config.json last,
  * so that a folder cut short is not a model. The directory is made; it must hold no weights yet. To replace one, write into
- * the draft of writeDirectoryAtomic.
+ * the draft of writeDirectoryAtomic. With `quantizationConfig` the linears are written as their layers hold them.
  * @returns names of the files written
  * @throws Error when the model holds adapters or other tensors that no Phi-3 checkpoint has; SafetensorsError, FileError
  */
@@ -48,9 +52,10 @@ export async function savePhi3(
   model: Phi3ForCausalLM,
   options: SavePhi3Options = {},
 ): Promise<string[]> {
-  const entries = entriesOf(model);
+  const { quantizationConfig, ...sharding } = options;
+  const entries = entriesOf(model, quantizationConfig !== undefined);
   await files.makeDirectory(dir);
-  const written = await writeSharded(files, dir, entries, { ...options, metadata: { format: 'pt' } });
+  const written = await writeSharded(files, dir, entries, { ...sharding, metadata: { format: 'pt' } });
   const { config, stopTokenIds } = model;
   const ids = stopTokenIds.length === 1 ? stopTokenIds[0] : [...stopTokenIds];
   const generation = {
@@ -59,7 +64,12 @@ export async function savePhi3(
     pad_token_id: config.padTokenId,
   };
   await writeJson(files, joinPath(dir, 'generation_config.json'), { _from_model_config: true, ...generation });
-  const dtype = torchNames[String(entries[0]!.dtype)];
-  await writeJson(files, joinPath(dir, 'config.json'), { ...config.source, torch_dtype: dtype });
+  // What the checkpoint was that the configuration came from says nothing of these weights.
+  const { quantization_config: _, ...source } = config.source;
+  await writeJson(files, joinPath(dir, 'config.json'), {
+    ...source,
+    torch_dtype: torchNames[model.model.embed_tokens.weight.dtype],
+    ...(quantizationConfig ? { quantization_config: quantizationConfig } : {}),
+  });
   return [...written, 'generation_config.json', 'config.json'];
 }

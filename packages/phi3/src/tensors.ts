@@ -25,6 +25,10 @@ export function phi3Tensors(config: Phi3Config): Map<string, readonly number[]> 
   return tensors;
 }
 
+/** Paths of the linear layers, in the order in which they are made; a tied lm_head is none. */
+export const phi3Linears = (config: Phi3Config): string[] =>
+  [...phi3Tensors(config).keys()].flatMap((name) => /^(.*_proj|lm_head)\.weight$/.exec(name)?.[1] ?? []);
+
 /** Parameters of the whole model, tied ones counted once. */
 export function phi3ParameterCount(config: Phi3Config): number {
   let count = 0;

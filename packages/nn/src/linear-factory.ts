@@ -1,10 +1,13 @@
-import type { LinearLike } from '@lorikeet/nn';
+/** How weights reach a model: sources that are read when asked for, and factories that make linear layers of them. */
 import { type Backend, bytesPerElement, type DType, fromBytes, noGrad, openScope, type Tensor } from '@lorikeet/tensor';
+import { Linear, type LinearLike } from './linear.ts';
 
 /** A weight that is somewhere else yet: in a file, or to be drawn. Nothing is read before it is asked for. */
 export interface TensorSource {
   /** Its name in the checkpoint. */
   readonly path: string;
+  /** The file it lies in, for messages; absent where there is none. */
+  readonly file?: string | undefined;
   readonly dtype: DType;
   readonly shape: readonly number[];
   /** All bytes, little-endian, row-major. */
@@ -21,7 +24,10 @@ export interface LinearRequest {
   readonly outFeatures: number;
   /** Null in every Phi-3. */
   readonly bias: TensorSource | null;
+  /** Floats [out, in]; in a quantized checkpoint whatever its maker stored under the name `weight`. */
   readonly weight: TensorSource;
+  /** What else the checkpoint holds for the layer, by its name below the layer: `weight.absmax`, `SCB`, ... */
+  readonly companions?: ReadonlyMap<string, TensorSource> | undefined;
   readonly backend: Backend;
 }
 
@@ -29,7 +35,11 @@ export interface LinearRequest {
  * Makes the linear layers of a model. Quantizers are such functions; they usually leave `lm_head` to `denseLinear`. A tied
  * lm_head is not asked for: it shares the embedding's table.
  */
-export type LinearFactory = (request: LinearRequest) => LinearLike | Promise<LinearLike>;
+export interface LinearFactory {
+  (request: LinearRequest): LinearLike | Promise<LinearLike>;
+  /** Called once with all requests of a checkpoint before the first layer is made; throws where one cannot be met. */
+  readonly check?: (requests: readonly LinearRequest[]) => void | Promise<void>;
+}
 
 export interface MaterializeOptions {
   readonly backend: Backend;
@@ -62,3 +72,11 @@ export function byteSource(
     readRows: async (start, end) => (await make()).slice(start * rowBytes, end * rowBytes),
   };
 }
+
+/** The plain layer of a linear factory: the weight as it is stored. */
+export const denseLinear =
+  (options: { readonly dtype?: DType | undefined; readonly trainable?: boolean | undefined } = {}): LinearFactory =>
+  async ({ weight, bias, backend }) => {
+    const made = { backend, dtype: options.dtype, requiresGrad: options.trainable };
+    return new Linear(await materialize(weight, made), bias ? await materialize(bias, made) : undefined);
+  };
