@@ -88,8 +88,10 @@ export const reachedThrough: Readonly<Record<string, string>> = {
   rmsNormGrad: 'the gradient of rmsNorm',
   attentionGrad: 'the gradient of attention',
   crossEntropyGrad: 'the gradient of crossEntropy',
-  adamw: 'family optim',
-  sgd: 'family optim',
+  adamw: 'family nn',
+  sgd: 'family nn',
+  quantizeBlockwise: 'family quantization',
+  dequantizeBlockwise: 'family quantization',
   writeRows: 'the cached attention of family phi3',
 };
 

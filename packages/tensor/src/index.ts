@@ -56,6 +56,7 @@ export {
 } from './ops/loss.ts';
 export { type MatmulAttributes, type MatmulOptions, matmul } from './ops/matmul.ts';
 export { layerNorm, logSoftmax, rmsNorm, softmax } from './ops/normalize.ts';
+export { createDynamicMap, dequantizeBlockwise, type QuantizedBlocks, quantizeBlockwise } from './ops/quantize-8bit.ts';
 export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
 export { elementwiseOps, ops, updates } from './ops/registry.ts';
 export { rope } from './ops/rope.ts';

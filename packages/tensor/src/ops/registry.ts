@@ -8,6 +8,7 @@ import { concatOp, contiguousOp, padOp, permuteOp, sliceOp } from './layout.ts';
 import { crossEntropyGradOp, crossEntropyOp } from './loss.ts';
 import { matmulOp } from './matmul.ts';
 import { layerNormOp, logSoftmaxOp, rmsNormGradOp, rmsNormOp, softmaxGradOp, softmaxOp } from './normalize.ts';
+import { dequantizeBlockwiseOp, quantizeBlockwiseOp } from './quantize-8bit.ts';
 import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
 import { ropeOp } from './rope.ts';
 import { adamwUpdate, sgdUpdate, writeRowsOp } from './update.ts';
@@ -20,6 +21,7 @@ export const ops = [
   contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, maxOp, argmaxOp, cumsumOp, matmulOp,
   indexSelectOp, indexAddOp, gatherOp, scatterAddOp, softmaxOp, softmaxGradOp, logSoftmaxOp, rmsNormOp, rmsNormGradOp,
   layerNormOp, ropeOp, attentionOp, attentionGradOp, crossEntropyOp, crossEntropyGradOp, writeRowsOp,
+  quantizeBlockwiseOp, dequantizeBlockwiseOp,
 ] as unknown as readonly Op<string, Readonly<Record<string, unknown>>>[]; // biome-ignore format: a table
 
 /** Rows that write in place. */
