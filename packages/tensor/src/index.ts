@@ -32,6 +32,7 @@ export { type MemoryUse, memory } from './memory.ts';
 export * from './methods.ts';
 export { defineOp, type Op, type OpOptions, type Sample, type Spec } from './op.ts';
 export { type AttentionAttributes, type AttentionOptions, attention, eachVisibleRange } from './ops/attention.ts';
+export { code4bit, type Decision4bit, decision4bit, fp4Code, nf4Code, type QuantType4bit } from './ops/code-4bit.ts';
 export { type ConvOptions, conv1d, conv2d } from './ops/conv.ts';
 export { dropout } from './ops/dropout.ts';
 export { embedding, gather, indexSelect, scatterAdd, topk } from './ops/index-select.ts';
@@ -55,7 +56,17 @@ export {
   linearCrossEntropy,
 } from './ops/loss.ts';
 export { type MatmulAttributes, type MatmulOptions, matmul } from './ops/matmul.ts';
+export { type Matmul4bitAttributes, type Matmul4bitOptions, matmul4bit } from './ops/matmul-4bit.ts';
 export { layerNorm, logSoftmax, rmsNorm, softmax } from './ops/normalize.ts';
+export {
+  dequantize4bit,
+  type Layout4bit,
+  type NestedAbsmax,
+  type Packed4bit,
+  type Quantize4bitOptions,
+  quantize4bit,
+  type Weight4bit,
+} from './ops/quantize-4bit.ts';
 export { createDynamicMap, dequantizeBlockwise, type QuantizedBlocks, quantizeBlockwise } from './ops/quantize-8bit.ts';
 export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
 export { elementwiseOps, ops, updates } from './ops/registry.ts';

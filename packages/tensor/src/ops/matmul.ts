@@ -143,10 +143,12 @@ export const matmulOp = defineOp<'a' | 'b' | 'u' | 'v' | 'bias', MatmulAttribute
 const call = (a: Tensor, b: Tensor, transposeA: boolean, transposeB: boolean): Tensor =>
   matmulOp.apply({ a, b }, { transposeA, transposeB })[0]!;
 
-const gradA = (grad: Tensor, b: Tensor, { transposeA, transposeB }: MatmulAttributes): Tensor =>
+/** The gradient of a product's left operand; for ops that hold a product. */
+export const gradA = (grad: Tensor, b: Tensor, { transposeA, transposeB }: MatmulAttributes): Tensor =>
   transposeA ? call(b, grad, transposeB, true) : call(grad, b, false, !transposeB);
 
-const gradB = (grad: Tensor, a: Tensor, { transposeA, transposeB }: MatmulAttributes): Tensor =>
+/** The gradient of a product's right operand. */
+export const gradB = (grad: Tensor, a: Tensor, { transposeA, transposeB }: MatmulAttributes): Tensor =>
   transposeB ? call(grad, a, true, transposeA) : call(a, grad, !transposeA, false);
 
 export interface MatmulOptions {

@@ -7,7 +7,9 @@ import { gatherOp, indexAddOp, indexSelectOp, scatterAddOp } from './index-selec
 import { concatOp, contiguousOp, padOp, permuteOp, sliceOp } from './layout.ts';
 import { crossEntropyGradOp, crossEntropyOp } from './loss.ts';
 import { matmulOp } from './matmul.ts';
+import { matmul4bitOp } from './matmul-4bit.ts';
 import { layerNormOp, logSoftmaxOp, rmsNormGradOp, rmsNormOp, softmaxGradOp, softmaxOp } from './normalize.ts';
+import { dequantize4bitOp, quantize4bitOp } from './quantize-4bit.ts';
 import { dequantizeBlockwiseOp, quantizeBlockwiseOp } from './quantize-8bit.ts';
 import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
 import { ropeOp } from './rope.ts';
@@ -21,6 +23,7 @@ export const ops = [
   contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, maxOp, argmaxOp, cumsumOp, matmulOp,
   indexSelectOp, indexAddOp, gatherOp, scatterAddOp, softmaxOp, softmaxGradOp, logSoftmaxOp, rmsNormOp, rmsNormGradOp,
   layerNormOp, ropeOp, attentionOp, attentionGradOp, crossEntropyOp, crossEntropyGradOp, writeRowsOp,
+  quantize4bitOp, dequantize4bitOp, matmul4bitOp,
   quantizeBlockwiseOp, dequantizeBlockwiseOp,
 ] as unknown as readonly Op<string, Readonly<Record<string, unknown>>>[]; // biome-ignore format: a table
 
