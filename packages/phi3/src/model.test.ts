@@ -225,6 +225,29 @@ describe('the loss', () => {
   });
 });
 
+describe('NEFTune', () => {
+  it('adds noise of the row that transformers would lay out, in training only', async () => {
+    const model = await tinyPhi3(backend);
+    // What is left is the embedding, with its noise.
+    model.model.layers = [];
+    model.model.norm.forward = (x) => x.alias();
+    model.neftuneNoiseAlpha = 5;
+    const [ids, d] = [tokens(7), model.config.hiddenSize];
+    const plain = await model.model.embed_tokens.forward(ids).data();
+    const largest = async (row: { readonly rowTokens?: number }): Promise<number> => {
+      const out = await withRandom(randomKey(3), () => model.forward({ ids, lengths: [3, 4], ...row })).data();
+      return Math.max(...Array.from(plain, (value, i) => Math.abs(out[i]! - value)));
+    };
+    const padded = await largest({});
+    // Of 7 d uniforms the largest comes near its bound.
+    expect(padded / (5 / Math.sqrt(4 * d))).toBeGreaterThan(0.9);
+    expect(padded / (5 / Math.sqrt(4 * d))).toBeLessThan(1 + 1e-5);
+    expect((await largest({ rowTokens: 7 })) / padded).toBeCloseTo(Math.sqrt(4 / 7), 5);
+    model.eval();
+    expect(await largest({})).toBe(0);
+  });
+});
+
 describe('a batch that does not fit', () => {
   it.each<[string, object, string]>([
     [

@@ -4,6 +4,7 @@ import { checkpointIn, ShapeError, scope, type Tensor } from '@lorikeet/tensor';
 import type { Phi3Config } from './config.ts';
 import type { AttentionCache } from './key-value-cache.ts';
 import { causalLoss, type LossBatch, type LossOptions } from './loss.ts';
+import { addNeftuneNoise } from './neftune.ts';
 import { RopeTable } from './rope-table.ts';
 
 /** A padding-free batch: the tokens of all sequences one after another. */
@@ -184,7 +185,8 @@ export class Phi3ForCausalLM extends Module {
       const { cos, sin } = this.#rope.at(positions, lengths, this.backend);
       cache?.begin(lengths, this.backend);
       const rows = this.model.embed_tokens.forward(ids);
-      let x = rows.dtype === 'f64' ? rows : rows.cast('f32');
+      const embedded = rows.dtype === 'f64' ? rows : rows.cast('f32');
+      let x = cache ? embedded : this.#withNoise(embedded, batch);
       const context = { lengths, cache };
       const storage = this.activationStorage === 'bf16' ? 'bf16' : null;
       for (const layer of this.model.layers) {
@@ -196,6 +198,11 @@ export class Phi3ForCausalLM extends Module {
       cache?.end();
       return this.model.norm.forward(x);
     });
+  }
+
+  #withNoise(x: Tensor, { lengths, rowTokens = Math.max(...lengths) }: TokenBatch): Tensor {
+    const { neftuneNoiseAlpha: alpha } = this;
+    return alpha !== null && this.model.embed_tokens.training ? addNeftuneNoise(x, alpha, rowTokens) : x;
   }
 
   /** Logits [t, v], or [sequences, v] of each sequence's last token with `last`. */

@@ -177,7 +177,6 @@ const trainingHandlers: Record<string, Handler> = {
       : { note: `${JSON.stringify(value)} is replaced by AdamW with f32 state` },
   reportTo: reportTargets,
   optimArgs: unsupported('optim_args'),
-  neftuneNoiseAlpha: unsupported('NEFTune noise'),
   dataSeed: unlessOff(() => ({ note: 'has no effect: training.seed seeds the order of rows' })),
   resumeFromCheckpoint: unlessOff(() => ({ note: 'has no effect here: resume with lorikeet train --resume auto' })),
   saveOnlyModel: unlessOff(() => ({
@@ -185,13 +184,13 @@ const trainingHandlers: Record<string, Handler> = {
   })),
   dataloaderDropLast: unsupported('dropping the last batch'),
   autoFindBatchSize: unsupported('searching the batch size'),
-  lossType: noEffect('the loss never makes the full logits'),
+  lossType: (value) =>
+    value === 'dft'
+      ? { refused: 'dynamic fine-tuning (DFT)' }
+      : noEffect('the loss never makes the full logits')(value),
   truncationMode: (value) =>
     value === 'keep_start' || value === null ? { quiet: true } : { refused: 'truncation that keeps the end' },
-  packingStrategy: (value) =>
-    value === 'bfd' || value === null
-      ? { quiet: true }
-      : { note: `${JSON.stringify(value)} is replaced by bfd: rows are never cut or joined` },
+  packingStrategy: rename('data', 'packingStrategy'),
   trainSamplingStrategy: (value) =>
     value === 'random' || value === 'sequential'
       ? { section: 'data', key: 'order', value }

@@ -48,6 +48,13 @@ export const dataSchema = z.strictObject({
     .describe('Which tokens are learned; for chats assistant, for prompts completion, for text all'),
   maxLength: whole(2).default(1024).describe('Tokens; longer rows are cut at the end'),
   packing: z.boolean().default(false).describe('Fill each batch item with several short rows, up to maxLength tokens'),
+  packingStrategy: z
+    .enum(['bfd', 'bfd_split', 'wrapped'])
+    .default('bfd')
+    .describe(
+      'Whole rows, best fit first; the same with rows over maxLength cut in pieces; or all rows end to end, cut',
+    ),
+  packingRows: whole(1).optional().describe('Rows packed with each other; default all, TRL 1000'),
   onBadRow: z.enum(['error', 'skip']).default('error').describe('A bad row stops the run, or is left out and counted'),
   maxRows: whole(1).optional().describe('Use only the first rows of train'),
   maxEvalRows: whole(1).optional().describe('Use only the first held-out rows'),
@@ -90,6 +97,12 @@ export const trainingSchema = z.strictObject({
   adamBeta1: part.default(0.9).describe('Decay rate of the mean of gradients in AdamW'),
   adamBeta2: part.default(0.999).describe('Decay rate of the mean of their squares'),
   adamEpsilon: z.number().min(0).default(1e-8).describe('Added to the root of that mean'),
+  neftuneNoiseAlpha: z
+    .number()
+    .positive()
+    .lt(Infinity)
+    .optional()
+    .describe('Noise on the embeddings in training (NEFTune), such as 5; default: none'),
   labelSmoothingFactor: part.default(0).describe('Weight of the uniform distribution in the target'),
   seed: whole(0).max(Number.MAX_SAFE_INTEGER).default(42).describe('Seed of data order, dropout and adapter'),
   loggingSteps: whole(1).default(10).describe('Steps between lines in log.jsonl'),

@@ -115,17 +115,22 @@ export async function prepareData(
   const sets = await loadRows(files, config, output);
   const lossOn = config.data.lossOn ?? defaultLossOn(sets.train[0]!);
   if (needsTemplate(sets.train) || needsTemplate(sets.evaluation)) requireTemplate(tokenizer, 'train', 'config');
-  const options = { lossOn, maxLength: config.data.maxLength };
-  const tokenize = (rows: readonly Row[], path: string) =>
-    withExitCode(exitCodes.data, async () => tokenizeRows(rows, tokenizer, options)).catch((error: Error) => {
-      throw new CliError(exitCodes.data, `data: rows must suit the tokenizer and the options: ${error.message}`, {
-        where: path,
-        cause: error,
-      });
-    });
-  const { examples, report } = await tokenize(sets.train, sets.trainPath);
+  const { packing, packingStrategy } = config.data;
+  const tokenize = (rows: readonly Row[], path: string, maxLength: number | null) =>
+    withExitCode(exitCodes.data, async () => tokenizeRows(rows, tokenizer, { lossOn, maxLength })).catch(
+      (error: Error) => {
+        throw new CliError(exitCodes.data, `data: rows must suit the tokenizer and the options: ${error.message}`, {
+          where: path,
+          cause: error,
+        });
+      },
+    );
+  // Packing that cuts rows itself loses no token of them.
+  const cutLater = packing && packingStrategy !== 'bfd';
+  const { examples, report } = await tokenize(sets.train, sets.trainPath, cutLater ? null : config.data.maxLength);
   for (const warning of report.warnings) output.note(`${sets.trainPath}: ${warning}`);
-  const evaluated = sets.evaluation.length > 0 ? await tokenize(sets.evaluation, sets.evalPath) : undefined;
+  const evaluated =
+    sets.evaluation.length > 0 ? await tokenize(sets.evaluation, sets.evalPath, config.data.maxLength) : undefined;
   noteOverlap(sets, output);
   return { ...sets, examples, evalExamples: evaluated?.examples ?? [], lossOn, report };
 }

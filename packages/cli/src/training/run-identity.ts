@@ -14,17 +14,18 @@ export async function runIdentity(
   { lossOn, sha256, evalSha256 }: PreparedData,
   { chatTemplate = '' }: Tokenizer,
 ): Promise<Readonly<Record<string, unknown>>> {
-  const { maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow, sampleBy } = data;
-  const { perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor } = training;
+  const { maxLength, packing, packingRows, order, maxRows, testSize, splitSeed, onBadRow, sampleBy } = data;
+  const { perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor, neftuneNoiseAlpha } = training;
   return {
     model: await modelHash(files, model.path),
     tokenizer: await hashFile(files, joinPath(model.path, 'tokenizer.json')),
     chatTemplate: sha256Hex(new TextEncoder().encode(chatTemplate)),
     dataSha256: sha256,
     evalSha256,
-    lossOn, maxLength, packing, order, maxRows, testSize, splitSeed, onBadRow, sampleBy,
-    perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor,
+    lossOn, maxLength, packing, packingRows, order, maxRows, testSize, splitSeed, onBadRow, sampleBy,
+    perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor, neftuneNoiseAlpha,
     peft,
+    ...(packing && data.packingStrategy !== 'bfd' ? { packingStrategy: data.packingStrategy } : {}),
     // Which rows a seed holds out: runs of versions before this one split in another order.
     ...(evalSha256 === null && testSize > 0 ? { splitOrder: 'numpy' } : {}),
   }; // biome-ignore format: a table

@@ -86,6 +86,8 @@ export async function runTraining(config: ResolvedConfig, environment: TrainingE
   const batches = createBatches(data.examples, {
     batchSize: config.training.perDeviceTrainBatchSize,
     packing: config.data.packing,
+    packingStrategy: config.data.packingStrategy,
+    ...(config.data.packingRows === undefined ? {} : { packingRows: config.data.packingRows }),
     maxLength: config.data.maxLength,
     order: config.data.order,
     seed: config.training.seed,
@@ -103,6 +105,7 @@ export async function runTraining(config: ResolvedConfig, environment: TrainingE
   const { model } = await openModel(files, paths, backend, output);
   refuseNonFinite(model, config);
   model.gradientCheckpointing = config.training.gradientCheckpointing;
+  model.neftuneNoiseAlpha = config.training.neftuneNoiseAlpha ?? null;
   await withExitCode(exitCodes.user, () => applyLora(model, lora, { key: randomKey(config.training.seed, 'lora') }));
   const identity = await runIdentity(files, config, data, tokenizer);
   if (environment.resume === undefined) await discardEarlierRun(files, config.training.outputDir);

@@ -7,6 +7,7 @@ import {
   evaluationBatches,
   findOverlap,
   packExamples,
+  packRows,
   type Row,
   Sampler,
   splitDataset,
@@ -27,6 +28,7 @@ describe('collate', () => {
       targets: Int32Array.of(-100, 102, 103, -100, 201, 202, -100),
       positions: Int32Array.of(0, 1, 2, 3, 0, 1, 2),
       lengths: [4, 3],
+      rowTokens: 4,
       trainedTokens: 4,
       lines: [1, 2],
     });
@@ -68,6 +70,54 @@ describe('packExamples', () => {
   it('refuses what does not fit', () => {
     expect(() => packExamples([11], 10)).toThrow('Truncate rows first');
     expect(() => packExamples([0], 10)).toThrow('from 1 to 10');
+  });
+});
+
+describe('packRows', () => {
+  const strategies = fc.constantFrom('bfd_split' as const, 'wrapped' as const);
+  it('loses no token and fills no pack beyond maxLength', () => {
+    fc.assert(
+      fc.property(
+        lengths,
+        fc.integer({ min: 1, max: 40 }),
+        fc.integer({ min: 1, max: 30 }),
+        strategies,
+        (sizes, maxLength, packingRows, packingStrategy) => {
+          const rows = sizes.map((size, i) => example(i, size));
+          const packs = packRows(rows, { maxLength, packingStrategy, packingRows });
+          const ids = (list: readonly Example[]) => list.flatMap((row) => [...row.ids]).sort((a, b) => a - b);
+          expect(ids(packs.flat())).toEqual(ids(rows));
+          for (const pack of packs)
+            expect(pack.reduce((sum, row) => sum + row.ids.length, 0)).toBeLessThanOrEqual(maxLength);
+        },
+      ),
+    );
+  });
+  it('keeps labels and lines beside their tokens', () => {
+    const rows = [example(1, 5), example(2, 3), example(3, 4)];
+    const wrapped = packRows(rows, { maxLength: 4, packingStrategy: 'wrapped' });
+    expect(wrapped.map(([piece]) => [piece!.line, [...piece!.ids], [...piece!.labels]])).toEqual([
+      [1, [100, 101, 102, 103], [-100, -100, 102, 103]],
+      [1, [104, 200, 201, 202], [104, -100, -100, 202]],
+      [3, [300, 301, 302, 303], [-100, -100, 302, 303]],
+    ]);
+    const split = packRows(rows, { maxLength: 4, packingStrategy: 'bfd_split' });
+    expect(split.map((pack) => pack.map(({ line, ids }) => [line, ...ids]))).toEqual([
+      [[1, 100, 101, 102, 103]],
+      [[3, 300, 301, 302, 303]],
+      [
+        [2, 200, 201, 202],
+        [1, 104],
+      ],
+    ]);
+  });
+  it('packs groups of rows apart, and refuses sizes that are none', () => {
+    const rows = [2, 8, 2, 8].map((size, i) => example(i, size));
+    expect(packRows(rows, { maxLength: 11 }).map((pack) => pack.length)).toEqual([2, 2]);
+    expect(packRows(rows, { maxLength: 11, packingRows: 1 })).toHaveLength(4);
+    expect(() => packRows(rows, { maxLength: 12, packingRows: 0 })).toThrow('packingRows must be an integer');
+    expect(() => packRows(rows, { maxLength: 7 })).toThrow('Truncate rows first');
+    expect(packRows([], { maxLength: 7 })).toEqual([]);
   });
 });
 
@@ -133,6 +183,14 @@ describe('createBatches', () => {
     expect(resumed.next()).toEqual(source.next());
     expect(resumed.epochs).toBeCloseTo(4 / 3);
     expect(() => createBatches(examples, { batchSize: 1, packing: true })).toThrow('packing needs maxLength');
+  });
+  it('tells the row that TRL would lay out: padded rows the longest, packs end to end all', () => {
+    const examples = [5, 9, 3].map((size, i) => example(i + 1, size));
+    const of = (options: object) => createBatches(examples, { batchSize: 8, order: 'sequential', ...options }).next();
+    const packed = { packing: true, maxLength: 9 };
+    expect(of({}).rowTokens).toBe(9);
+    expect(of(packed).rowTokens).toBe(17);
+    expect(of({ ...packed, packingStrategy: 'wrapped' }).rowTokens).toBe(9);
   });
   it('works with one row and a larger batch', () => {
     const source = createBatches([example(1, 4)], { batchSize: 8 });

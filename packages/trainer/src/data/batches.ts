@@ -1,4 +1,4 @@
-import { packExamples } from './pack-examples.ts';
+import { type PackOptions, packRows } from './pack-examples.ts';
 import { Sampler, type SamplerOptions, type SamplerState } from './sampler.ts';
 import { countTrained, type Example, ignoredLabel } from './tokenize-rows.ts';
 
@@ -14,6 +14,11 @@ export interface Batch {
   readonly positions: Int32Array;
   /** Tokens of each sequence. */
   readonly lengths: readonly number[];
+  /**
+   * Tokens of the row in which TRL lays the batch out: the longest sequence where rows are padded to each other, all tokens where
+   * packs lie end to end. NEFTune's noise shrinks with its root.
+   */
+  readonly rowTokens: number;
   /** Targets that count: the weight of this batch in its accumulation window. */
   readonly trainedTokens: number;
   /** Line of each sequence's row, for messages. */
@@ -41,20 +46,19 @@ export function collate(examples: readonly Example[]): Batch {
     targets,
     positions,
     lengths: examples.map((example) => example.ids.length),
+    rowTokens: examples.reduce((most, { ids: row }) => Math.max(most, row.length), 0),
     trainedTokens: examples.reduce((sum, example) => sum + countTrained(example.labels), 0),
     lines: examples.map(({ line }) => line),
   };
 }
 
 /** Size, order and seed of batches, and whether short rows share an item. */
-export interface BatchOptions extends Omit<SamplerOptions, 'itemCount'> {
+export interface BatchOptions extends Omit<SamplerOptions, 'itemCount'>, Partial<PackOptions> {
   /**
    * Fills each item of a batch with several short rows, up to `maxLength` tokens, so that steps are of like size. A batch then has
-   * `batchSize` packs. @defaultValue false
+   * `batchSize` packs, and `maxLength` is needed. @defaultValue false
    */
   readonly packing?: boolean;
-  /** Tokens of a pack. Needed for `packing`. */
-  readonly maxLength?: number;
 }
 
 /** Training batches without end. */
@@ -76,15 +80,14 @@ export interface BatchSource {
 
 /** Plans batches over examples. @throws {RangeError} on bad sizes */
 export function createBatches(examples: readonly Example[], options: BatchOptions): BatchSource {
-  const { packing = false, maxLength, ...sampling } = options;
+  const { packing = false, maxLength, packingStrategy = 'bfd', packingRows, ...sampling } = options;
   if (packing && maxLength === undefined)
     throw new RangeError('createBatches: packing needs maxLength, the tokens of a pack: got none.');
   const items = packing
-    ? packExamples(
-        examples.map(({ ids }) => ids.length),
-        maxLength!,
-      ).map((pack) => pack.map((index) => examples[index]!))
+    ? packRows(examples, { maxLength: maxLength!, packingStrategy, ...(packingRows ? { packingRows } : {}) })
     : examples.map((example) => [example]);
+  // Packs of whole rows lie end to end in one row of TRL's batch; 'wrapped' ones are padded to each other as rows are.
+  const endToEnd = packing && packingStrategy !== 'wrapped';
   const sampler = new Sampler({ ...sampling, itemCount: items.length });
   return {
     batchesPerEpoch: sampler.batchesPerEpoch,
@@ -93,7 +96,10 @@ export function createBatches(examples: readonly Example[], options: BatchOption
     get epochs() {
       return sampler.epochs;
     },
-    next: () => collate(sampler.next().indices.flatMap((index) => items[index]!)),
+    next: () => {
+      const batch = collate(sampler.next().indices.flatMap((index) => items[index]!));
+      return endToEnd ? { ...batch, rowTokens: batch.ids.length } : batch;
+    },
     state: () => sampler.state(),
     restore: (state) => sampler.restore(state),
   };

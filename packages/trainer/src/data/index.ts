@@ -9,7 +9,7 @@ export {
 } from './batches.ts';
 export { type ChatDataset, DatasetError, type LoadOptions, loadChatDataset } from './load-chat-dataset.ts';
 export { NumpyGenerator } from './numpy-generator.ts';
-export { packExamples } from './pack-examples.ts';
+export { type PackingStrategy, type PackOptions, packExamples, packRows } from './pack-examples.ts';
 export { previewRow, type RowPreview, type TokenPreview } from './preview-row.ts';
 export type { SampleBy } from './read-text-rows.ts';
 export { type ChatTurn, type DataFormat, detectFormat, type Row, type RowProblem } from './row.ts';

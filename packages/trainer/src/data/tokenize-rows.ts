@@ -24,8 +24,8 @@ export type LossOn = 'all' | 'completion' | 'assistant';
 export interface TokenizeOptions {
   /** @defaultValue as TRL: 'completion' for rows with prompt and completion, else 'all' */
   readonly lossOn?: LossOn;
-  /** Longer rows are cut at the end, as TRL does (`keep_start`). @defaultValue 1024 */
-  readonly maxLength?: number;
+  /** Longer rows are cut at the end, as TRL does (`keep_start`); null cuts none, for packing that cuts by itself. @defaultValue 1024 */
+  readonly maxLength?: number | null;
 }
 
 /** The label of a token that is not trained. */
@@ -89,7 +89,8 @@ export function tokenizeRows(
   tokenizer: DataTokenizer,
   options: TokenizeOptions = {},
 ): TokenizedDataset {
-  const { maxLength = 1024, lossOn } = options;
+  const { lossOn } = options;
+  const maxLength = options.maxLength === null ? Number.MAX_SAFE_INTEGER : (options.maxLength ?? 1024);
   if (!Number.isInteger(maxLength) || maxLength < 2)
     throw new RangeError(`tokenizeRows: maxLength must be an integer of at least 2: got ${maxLength}.`);
   const controlIds = new Set(tokenizer.addedTokens.filter(({ control }) => control).map(({ id }) => id));
