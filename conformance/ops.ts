@@ -92,6 +92,8 @@ export const reachedThrough: Readonly<Record<string, string>> = {
   sgd: 'family nn',
   quantizeBlockwise: 'family quantization',
   dequantizeBlockwise: 'family quantization',
+  quantizeRowwise: 'family quantization',
+  matmul8bit: 'family quantization',
   writeRows: 'the cached attention of family phi3',
 };
 

@@ -67,6 +67,13 @@ export {
   quantize4bit,
   type Weight4bit,
 } from './ops/quantize-4bit.ts';
+export {
+  dequantizeRowwise,
+  type Matmul8bitOptions,
+  matmul8bit,
+  quantizeRowwise,
+  type Weight8bit,
+} from './ops/matmul-8bit.ts';
 export { createDynamicMap, dequantizeBlockwise, type QuantizedBlocks, quantizeBlockwise } from './ops/quantize-8bit.ts';
 export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
 export { elementwiseOps, ops, updates } from './ops/registry.ts';

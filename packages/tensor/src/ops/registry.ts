@@ -10,6 +10,7 @@ import { matmulOp } from './matmul.ts';
 import { matmul4bitOp } from './matmul-4bit.ts';
 import { layerNormOp, logSoftmaxOp, rmsNormGradOp, rmsNormOp, softmaxGradOp, softmaxOp } from './normalize.ts';
 import { dequantize4bitOp, quantize4bitOp } from './quantize-4bit.ts';
+import { matmul8bitOp, quantizeRowwiseOp } from './matmul-8bit.ts';
 import { dequantizeBlockwiseOp, quantizeBlockwiseOp } from './quantize-8bit.ts';
 import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
 import { ropeOp } from './rope.ts';
@@ -24,7 +25,7 @@ export const ops = [
   indexSelectOp, indexAddOp, gatherOp, scatterAddOp, softmaxOp, softmaxGradOp, logSoftmaxOp, rmsNormOp, rmsNormGradOp,
   layerNormOp, ropeOp, attentionOp, attentionGradOp, crossEntropyOp, crossEntropyGradOp, writeRowsOp,
   quantize4bitOp, dequantize4bitOp, matmul4bitOp,
-  quantizeBlockwiseOp, dequantizeBlockwiseOp,
+  quantizeBlockwiseOp, dequantizeBlockwiseOp, quantizeRowwiseOp, matmul8bitOp,
 ] as unknown as readonly Op<string, Readonly<Record<string, unknown>>>[]; // biome-ignore format: a table
 
 /** Rows that write in place. */
