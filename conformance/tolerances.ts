@@ -85,6 +85,9 @@ export function modelLimit(quantity: string, backend: string): Limit {
     case 'mergedHalf':
       // bf16 keeps 8 bits: where the sum lies between two numbers, its order decides which of both is taken.
       return each(2 ** -7, 0);
+    case 'processedLogits':
+      // Both sides compute in f64 on the host; the recording is rounded to f32 once.
+      return each(2 ** -23, 0);
     case 'learningRate':
       return each(1e-6, 1e-12);
     case 'lossTrajectory':

@@ -1,91 +1,139 @@
-"""Phi3ForCausalLM of transformers: logits, loss and the gradient of every parameter, in f32 with eager attention.
+"""Phi3ForCausalLM of transformers, eager attention, f32: logits, hidden states, loss, the gradient of every parameter, generation.
 
-Each model is a folder as transformers writes it: `<model>/config.json` and `<model>/model.safetensors`.
-A batch is padding-free; transformers sees each of its sequences alone. The loss is the mean over trained tokens.
+Configurations are drawn from the seed (phi3_configs.py), one for each branch of the model. A batch here has no padding;
+transformers sees the same sequences in one of four layouts, and a case says which:
+
+    alone  each sequence in a forward of its own
+    row    one behind another in one row with position ids that begin again: its own padding-free form
+    left, right   rows of one length, padded on that side, with an attention mask
+
+The loss is transformers' own (`labels=`), with `num_items_in_batch` or Trainer's LabelSmoother where the case says so.
 """
 
 import torch
+from transformers.trainer_pt_utils import LabelSmoother
 
+from phi3_configs import draw, pick, whole
+from phi3_generation import record_generations
+from phi3_sampling import record_processors
 from recording import Recording
-from tiny_phi3 import build, random_batch, save, save_bf16, store_batch, token_loss, trained_tokens
+from tiny_phi3 import random_batch, store_batch, trained_tokens
 
-LONGROPE = {
-    "rope_type": "longrope", "rope_theta": 10000.0, "partial_rotary_factor": 0.75,
-    "short_factor": [1.0, 1.1, 1.25], "long_factor": [1.0, 2.5, 7.75],
-}
-
-#         model           changes                                                              lengths of the batches
-MODELS = [("mha",         {"num_key_value_heads": 4},                                          {"two sequences": [7, 5], "one token more": [2]}),
-          ("gqa-width-24", {"hidden_size": 96, "intermediate_size": 24, "num_hidden_layers": 1}, {"three sequences": [4, 9, 3]}),
-          ("partial-tied", {"tie_word_embeddings": True, "rope_parameters":
-                            {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.75}}, {"two sequences": [6, 8]}),
-          ("window",      {"sliding_window": 4},                                               {"longer than the window": [13, 3]}),
-          ("longrope",    {"rope_parameters": LONGROPE, "original_max_position_embeddings": 10}, {"short": [10], "long": [11]}),
-          ("bf16",        {"num_hidden_layers": 1},                                            {"weights in bf16": [8, 3]})]
+PAD = 0
 
 
-def record_case(r: Recording, model, folder: str, label: str, sequences) -> None:
-    name = f"{folder}/{label}"
+def laid_out(sequences, layout: str) -> list[dict]:
+    """The calls that transformers gets: input ids, labels, positions, mask. Nothing predicts a sequence's first token."""
+    sequences = [(ids, torch.where(torch.arange(len(ids)) == 0, -100, labels)) for ids, labels in sequences]
+    if layout == "alone":
+        return [{"input_ids": ids[None], "labels": labels[None]} for ids, labels in sequences]
+    if layout == "row":
+        positions = torch.cat([torch.arange(len(ids)) for ids, _ in sequences])
+        ids, labels = (torch.cat(values)[None] for values in zip(*sequences))
+        return [{"input_ids": ids, "labels": labels, "position_ids": positions[None]}]
+    longest = max(len(ids) for ids, _ in sequences)
+
+    def padded(values: torch.Tensor, by: int) -> torch.Tensor:
+        gap = torch.full((longest - len(values),), by)
+        return torch.cat([gap, values] if layout == "left" else [values, gap])
+
+    mask = torch.stack([padded(torch.ones_like(ids), 0) for ids, _ in sequences])
+    return [{
+        "input_ids": torch.stack([padded(ids, PAD) for ids, _ in sequences]),
+        "labels": torch.stack([padded(labels, -100) for _, labels in sequences]),
+        # As generate makes them from the mask: a sequence counts from its own first token.
+        "attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0),
+    }]
+
+
+def without_padding(values: torch.Tensor, call: dict) -> torch.Tensor:
+    """[rows, length, ...] -> [t, ...]: the tokens of all sequences, one after another."""
+    return values[call["attention_mask"].bool()] if "attention_mask" in call else values[0]
+
+
+def hidden_states(model, calls: list[dict]) -> list[torch.Tensor]:
+    """What enters the first layer, what leaves each layer, and the last of these after the final norm, [t, d] each."""
+    collected: list[list[torch.Tensor]] = [[] for _ in range(len(model.model.layers) + 2)]
+    for call in calls:
+        seen: list[torch.Tensor] = []
+        hooks = [model.model.layers[0].register_forward_pre_hook(lambda _, args: seen.append(args[0]))]
+        hooks += [layer.register_forward_hook(lambda _, __, out: seen.append(out)) for layer in model.model.layers]
+        with torch.no_grad():
+            last = model.model(**{k: v for k, v in call.items() if k != "labels"}, use_cache=False).last_hidden_state
+        for hook in hooks:
+            hook.remove()
+        for place, state in zip(collected, [*seen, last]):
+            place.append(without_padding(state, call))
+    return [torch.cat(states) for states in collected]
+
+
+def loss_of(model, calls: list[dict], count: int, options: dict):
+    """One scalar over all calls, the way transformers' Trainer gets it."""
+    if smoothing := options.get("labelSmoothing"):
+        smoother, call = LabelSmoother(epsilon=smoothing), calls[0]
+        outputs = model(**{k: v for k, v in call.items() if k != "labels"}, use_cache=False)
+        return smoother(outputs, call["labels"], shift_labels=True)
+    # The sum of all losses divided by one number: what accumulation passes, else the number of trained tokens.
+    items = torch.tensor(options.get("normalizer", count))
+    return sum(model(**call, use_cache=False, num_items_in_batch=items).loss for call in calls)
+
+
+def record_batch(r: Recording, model, folder: str, label: str, layout: str, sequences, options: dict | None = None) -> None:
+    name = f"{folder}/{label}, {layout}"
+    calls = laid_out(sequences, layout)
+    with torch.no_grad():
+        logits = torch.cat([without_padding(model(**call, use_cache=False).logits, call) for call in calls])
     model.zero_grad()
-    logits = [model(input_ids=ids[None], use_cache=False).logits[0] for ids, _ in sequences]
-    loss = sum(token_loss(model, ids, labels) for ids, labels in sequences) / trained_tokens(sequences)
+    loss = loss_of(model, calls, trained_tokens(sequences), options or {})
     loss.backward()
+    states = {f"hidden/{i}": r.store(f"{name}/hidden/{i}", s) for i, s in enumerate(hidden_states(model, calls))}
     r.cases.append({
-        "name": name, "op": "Phi3ForCausalLM", "attributes": {"model": folder},
+        "name": name, "op": "Phi3ForCausalLM", "attributes": {"model": folder, "layout": layout, **(options or {})},
         "inputs": store_batch(r, name, sequences),
-        "outputs": {"logits": r.store(f"{name}/logits", torch.cat(logits)), "loss": r.store(f"{name}/loss", loss)},
+        "outputs": {"logits": r.store(f"{name}/logits", logits), "loss": r.store(f"{name}/loss", loss), **states},
         "gradients": {k: r.store(f"{name}/gradient/{k}", p.grad) for k, p in model.named_parameters()},
     })
 
 
-def record_generation(r: Recording, model, folder: str, label: str, prompt: int, tokens: int, penalty: float) -> None:
-    """Greedy decoding without a cache, which is what a cache must reproduce; log-probabilities before the penalty."""
-    name = f"{folder}/generate {label}"
-    # Prompts are drawn until no step has two tokens so near each other that rounding could exchange them.
-    gap = 0.0
-    while gap < 1e-3:
-        ids = r.integers(1, prompt, low=3, high=model.config.vocab_size)
-        made = model.generate(ids, do_sample=False, max_new_tokens=tokens, repetition_penalty=penalty, use_cache=False,
-                              output_logits=True, output_scores=True, return_dict_in_generate=True)
-        best = torch.cat(made.scores).topk(2, -1).values
-        gap = (best[:, 0] - best[:, 1]).min().item()
-    logprobs = torch.stack([step[0].log_softmax(-1) for step in made.logits])
-    generated = made.sequences[0, prompt:]
-    with torch.no_grad():
-        whole = model(input_ids=made.sequences, use_cache=False).logits[0, :-1].log_softmax(-1)
-    r.cases.append({
-        "name": name, "op": "generate", "attributes": {"model": folder, "maxNewTokens": tokens, "repetitionPenalty": penalty},
-        "inputs": {"ids": r.store(f"{name}/prompt", ids[0])},
-        "outputs": {"generated": r.store(f"{name}/generated", generated),
-                    "logprobs": r.store(f"{name}/logprobs", logprobs.gather(1, generated[:, None])[:, 0]),
-                    "scores": r.store(f"{name}/scores", whole.gather(1, made.sequences[0, 1:, None])[:, 0])},
-    })
+def lengths(r: Recording, *fixed: int, longest: int = 9) -> list[int]:
+    """These lengths and a drawn one, in a drawn order."""
+    all_of = [*fixed, whole(r, 2, longest)]
+    return [all_of[i] for i in torch.randperm(len(all_of), generator=r.random).tolist()]
 
 
-#              model          label                  prompt, tokens, penalty
-GENERATIONS = [("mha",          "greedy",              5, 20, 1.0),
-               ("gqa-width-24", "with a penalty",      7, 20, 1.3),
-               ("partial-tied", "with a penalty",      3, 20, 1.5),
-               ("window",       "past the window",     9, 20, 1.2),
-               ("longrope",     "across the border",   6, 12, 1.3),
-               ("longrope",     "short",               4, 6,  1.0),
-               ("bf16",         "greedy",              5, 12, 1.0)]
+def batches(r: Recording, branch: str, model) -> list[tuple[str, str, list[int], dict]]:
+    """Label, layout, lengths and loss options of the cases of a model. A sequence of one token is in most of them."""
+    vocabulary = {"mha": [("one token and more", "row", lengths(r, 1, 7), {})],
+                  "gqa": [("ragged", "left", lengths(r, 5, 2), {}),
+                          ("accumulated", "alone", lengths(r, 3), {"normalizer": whole(r, 20, 40)})],
+                  "one key head": [("ragged", "right", lengths(r, 1, 6), {}),
+                                   ("label smoothing", "row", lengths(r, 4, 3), {"labelSmoothing": pick(r, 0.05, 0.1, 0.3)})],
+                  "head 96": [("ragged", pick(r, "row", "left"), lengths(r, 6), {})],
+                  "head 128, partial rotary": [("ragged", pick(r, "row", "right"), lengths(r, 5), {})],
+                  "partial rotary, tied": [("three sequences", pick(r, "row", "left", "right"), lengths(r, 6, 1), {})],
+                  "bf16": [("weights in bf16", "row", lengths(r, 8), {})],
+                  "f16": [("weights in f16", "alone", lengths(r, 8), {})]}
+    if branch in vocabulary:
+        return vocabulary[branch]
+    if branch == "window":
+        window = model.config.sliding_window
+        return [("beyond the window", layout, lengths(r, window, window + 1, window * 3 + 1), {}) for layout in ("row", "left", "right")]
+    border = model.config.original_max_position_embeddings
+    # transformers chooses the factors by the longest sequence of a call; here each sequence is as if it were alone.
+    return [("short factors", "row", [border, whole(r, 1, border)], {}), ("long factors", "alone", [border + 1], {}),
+            ("both", "alone", [whole(r, 2, border), border + whole(r, 2, 5)], {})]
 
 
 def record(r: Recording) -> None:
-    for folder, changes, batches in MODELS:
-        model = build(r, **changes)
-        if folder == "bf16":
-            save_bf16(model, r.directory / folder)
-        else:
-            save(model, r.directory / folder, old_spelling=folder == "longrope")
-        for label, lengths in batches.items():
-            record_case(r, model, folder, label, random_batch(r, lengths))
-        for _, label, prompt, tokens, penalty in (g for g in GENERATIONS if g[0] == folder):
-            record_generation(r, model, folder, label, prompt, tokens, penalty)
-    # The padding row of the embedding gets no gradient, though the token occurs.
-    model = build(r)
-    save(model, r.directory / "padding")
-    sequences = random_batch(r, [6, 4])
-    sequences[0][0][2] = 0
-    record_case(r, model, "padding", "padding id inside", sequences)
+    from phi3_configs import BRANCHES
+
+    for branch in BRANCHES:
+        model, folder = draw(r, branch)
+        for label, layout, sizes, options in batches(r, branch, model):
+            sequences = random_batch(r, sizes, vocab=model.config.vocab_size)
+            if branch == "mha":
+                # The padding row of the embedding gets no gradient, though the token occurs.
+                next(ids for ids, _ in sequences if len(ids) > 2)[1] = PAD
+            record_batch(r, model, folder, label, layout, sequences, options)
+        record_generations(r, model, folder, branch)
+    record_processors(r)

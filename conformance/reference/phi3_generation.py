@@ -1,0 +1,148 @@
+"""Generation of transformers: greedy, alone and in padded batches, with its cache; and sampling, step by step.
+
+Prompts are drawn until no step has two candidates so near each other that rounding could exchange them.
+"""
+
+import torch
+
+from phi3_configs import pick, whole
+from recording import Recording
+
+
+def generate(model, ids: torch.Tensor, **options):
+    """Nothing ends a text before its last token, unless a case says so: the end is an id that the model has not."""
+    fixed = {"do_sample": False, "use_cache": True, "eos_token_id": model.config.vocab_size, "pad_token_id": 0}
+    return model.generate(ids, output_logits=True, output_scores=True, return_dict_in_generate=True, **fixed | options)
+
+
+def greedy_gap(made) -> float:
+    """The smallest distance between the best and the second score of all steps."""
+    best = torch.stack(made.scores).topk(2, -1).values
+    return (best[..., 0] - best[..., 1]).min().item()
+
+
+def clear_prompt(r: Recording, model, length: int, **options):
+    """A prompt whose greedy continuation no rounding can change, and the continuation."""
+    while True:
+        ids = r.integers(1, length, low=3, high=model.config.vocab_size)
+        made = generate(model, ids, **options)
+        if greedy_gap(made) >= 1e-3:
+            return ids, made
+
+
+def record_greedy(r: Recording, model, folder: str, label: str, prompt: int, tokens: int, penalty: float, stop: bool = False) -> None:
+    """Tokens, their log-probabilities before the penalty, and those of every token of the whole text."""
+    name = f"{folder}/generate {label}"
+    options = {"max_new_tokens": tokens, "repetition_penalty": penalty}
+    ids, made = clear_prompt(r, model, prompt, **options)
+    if not torch.equal(made.sequences, generate(model, ids, use_cache=False, **options).sequences):
+        raise RuntimeError(f"{name}: transformers' cache gives another text than its full forward")
+    stops: list[int] = []
+    if stop:
+        # A token of the text ends it, at its first occurrence; another id of the list never comes.
+        text = made.sequences[0, prompt:].tolist()
+        never = next(i for i in range(3, model.config.vocab_size) if i not in text)
+        stops = [text[whole(r, 1, tokens - 2)], never]
+        made = generate(model, ids, **options, eos_token_id=stops)
+    logprobs = torch.stack([step[0].log_softmax(-1) for step in made.logits])
+    generated = made.sequences[0, prompt:]
+    with torch.no_grad():
+        text_logprobs = model(input_ids=made.sequences, use_cache=False).logits[0, :-1].log_softmax(-1)
+    r.cases.append({
+        "name": name, "op": "generate",
+        "attributes": {"model": folder, "maxNewTokens": tokens, "repetitionPenalty": penalty, "stopTokenIds": stops},
+        "inputs": {"ids": r.store(f"{name}/prompt", ids[0])},
+        "outputs": {"generated": r.store(f"{name}/generated", generated),
+                    "logprobs": r.store(f"{name}/logprobs", logprobs.gather(1, generated[:, None])[:, 0]),
+                    "scores": r.store(f"{name}/scores", text_logprobs.gather(1, made.sequences[0, 1:, None])[:, 0])},
+    })
+
+
+def record_padded(r: Recording, model, folder: str, prompts: list[int], tokens: int, penalty: float) -> None:
+    """Prompts of several lengths, padded on the left into one batch: what generateBatch does without padding."""
+    name = f"{folder}/generate a batch padded on the left"
+    longest = max(prompts)
+    options = {"max_new_tokens": tokens, "repetition_penalty": penalty}
+    while True:
+        lists = [r.integers(n, low=3, high=model.config.vocab_size) for n in prompts]
+        ids = torch.stack([torch.cat([torch.zeros(longest - len(one), dtype=torch.long), one]) for one in lists])
+        mask = torch.stack([torch.cat([torch.zeros(longest - n, dtype=torch.long), torch.ones(n, dtype=torch.long)]) for n in prompts])
+        made = generate(model, ids, attention_mask=mask, **options)
+        if greedy_gap(made) >= 1e-3:
+            break
+    generated = made.sequences[:, longest:]
+    logprobs = torch.stack([step.log_softmax(-1) for step in made.logits], 1)
+    r.cases.append({
+        "name": name, "op": "generateBatch",
+        "attributes": {"model": folder, "maxNewTokens": tokens, "repetitionPenalty": penalty},
+        "inputs": {"ids": r.store(f"{name}/prompts", torch.cat(lists)), "lengths": r.store(f"{name}/lengths", torch.tensor(prompts))},
+        "outputs": {"generated": r.store(f"{name}/generated", generated),
+                    "logprobs": r.store(f"{name}/logprobs", logprobs.gather(2, generated[..., None])[..., 0])},
+    })
+
+
+def boundary_gap(scores: torch.Tensor, options: dict) -> float:
+    """How far the filters of `options` are from keeping one token more or fewer, in logits or in probability."""
+    kept = scores[scores.isfinite()]
+    gap = 1.0
+    if 0 < (k := options.get("top_k", 0)) < len(kept):
+        top = kept.topk(k + 1).values
+        gap = min(gap, (top[-2] - top[-1]).item())
+        kept = kept.topk(k).values
+    if (p := options.get("top_p", 1.0)) < 1:
+        ascending = kept.sort().values
+        gap = min(gap, (ascending.softmax(-1).cumsum(-1) - (1 - p)).abs().min().item())
+        kept = ascending[ascending.softmax(-1).cumsum(-1) > 1 - p]
+    if m := options.get("min_p", 0.0):
+        odds = kept.softmax(-1)
+        gap = min(gap, (odds - m * odds.max()).abs().min().item())
+    return gap
+
+
+def record_sampling(r: Recording, model, folder: str, prompt: int, tokens: int) -> None:
+    """A sampled text, and the scores that each of its tokens was drawn from: after every processor, -inf where excluded."""
+    name = f"{folder}/generate sampled"
+    options = {"temperature": pick(r, 0.7, 0.8, 1.3), "top_k": whole(r, 8, 25), "top_p": pick(r, 0.8, 0.9, 0.95),
+               "min_p": pick(r, 0.02, 0.05), "repetition_penalty": pick(r, 1.1, 1.3)}
+    while True:
+        ids = r.integers(1, prompt, low=3, high=model.config.vocab_size)
+        torch.manual_seed(whole(r, 0, 2**30))
+        made = generate(model, ids, do_sample=True, max_new_tokens=tokens, **options)
+        gap = 1.0
+        for step, logits in enumerate(made.logits):
+            seen = made.sequences[0, : prompt + step].unique()
+            row = logits[0].clone()
+            row[seen] = torch.where(row[seen] < 0, row[seen] * options["repetition_penalty"], row[seen] / options["repetition_penalty"])
+            gap = min(gap, boundary_gap(row / options["temperature"], options))
+        if gap >= 1e-4:
+            break
+    names = {"temperature": "temperature", "top_k": "topK", "top_p": "topP", "min_p": "minP", "repetition_penalty": "repetitionPenalty"}
+    r.cases.append({
+        "name": name, "op": "sample",
+        "attributes": {"model": folder, "prompt": prompt, "options": {names[k]: v for k, v in options.items()}},
+        "inputs": {"ids": r.store(f"{name}/ids", made.sequences[0])},
+        "outputs": {"scores": r.store(f"{name}/scores", torch.cat(made.scores))},
+    })
+
+
+def record_generations(r: Recording, model, folder: str, branch: str) -> None:
+    if branch == "mha":
+        record_greedy(r, model, folder, "greedy", whole(r, 1, 5), 12, 1.0)
+        record_sampling(r, model, folder, whole(r, 2, 6), 6)
+    elif branch == "gqa":
+        record_greedy(r, model, folder, "with a penalty", whole(r, 3, 7), 10, pick(r, 1.2, 1.5))
+        record_padded(r, model, folder, [whole(r, 4, 7), 1, whole(r, 2, 3)], 7, 1.0)
+    elif branch == "one key head":
+        record_greedy(r, model, folder, "until a stop token", whole(r, 2, 5), 12, 1.3, stop=True)
+    elif branch == "partial rotary, tied":
+        record_greedy(r, model, folder, "with a penalty", 1, 10, pick(r, 1.2, 1.5))
+        record_padded(r, model, folder, [2, whole(r, 5, 8)], 6, 1.3)
+    elif branch == "window":
+        window = model.config.sliding_window
+        record_greedy(r, model, folder, "past the window", window - 1, 10, 1.2)
+        record_padded(r, model, folder, [window + 2, 1], 6, 1.2)
+    elif branch == "longrope":
+        border = model.config.original_max_position_embeddings
+        record_greedy(r, model, folder, "across the switch", border - whole(r, 1, 3), 8, 1.3)
+        record_greedy(r, model, folder, "from the switch on", border, 5, 1.3)
+        record_greedy(r, model, folder, "beyond the switch", border + 1, 5, 1.3)
