@@ -111,11 +111,18 @@ const binary =
   (a: Tensor, b: Operand): Tensor =>
     op.apply([a, b]);
 
+const gelus = { none: e.gelu, tanh: e.geluTanh } as const;
+function geluBy(x: Tensor, { approximate = 'none' }: { readonly approximate?: keyof typeof gelus } = {}): Tensor {
+  if (!Object.hasOwn(gelus, approximate))
+    throw new RangeError(`gelu: approximate must be 'none' or 'tanh': got '${approximate}'. Leave it out for 'none'.`);
+  return gelus[approximate].apply([x]);
+}
+
 /** Functions whose first argument is the tensor they become a method of. */
 const functions: Functions = {
   neg: unary(e.neg), abs: unary(e.abs), exp: unary(e.exp), log: unary(e.log), sqrt: unary(e.sqrt), rsqrt: unary(e.rsqrt),
   sin: unary(e.sin), cos: unary(e.cos), tanh: unary(e.tanh), sigmoid: unary(e.sigmoid), silu: unary(e.silu), relu: unary(e.relu),
-  gelu: (x: Tensor, { approximate = 'none' }: { readonly approximate?: 'none' | 'tanh' } = {}): Tensor => (approximate === 'tanh' ? e.geluTanh : e.gelu).apply([x]),
+  gelu: geluBy,
   add: binary(e.add), sub: binary(e.sub), mul: binary(e.mul), div: binary(e.div), pow: binary(e.pow),
   maximum: binary(e.maximum), minimum: binary(e.minimum),
   eq: binary(e.eq), ne: binary(e.ne), lt: binary(e.lt), le: binary(e.le), gt: binary(e.gt), ge: binary(e.ge),

@@ -6,6 +6,7 @@ import {
   crossEntropy,
   type DType,
   fromBytes,
+  layerNorm,
   linearCrossEntropy,
   maximum,
   memory,
@@ -13,6 +14,7 @@ import {
   pow,
   randomKey,
   referenceBackend,
+  rmsNorm,
   type Tensor,
   tensor,
   where,
@@ -52,6 +54,28 @@ describe('dtypes of results', () => {
     const running = of(new Float32Array(300).fill(1), 'bf16').cumsum();
     expect(running.dtype).toBe('bf16');
     expect((await running.data())[299]).toBe(300);
+  });
+});
+
+describe('norms of half precision', () => {
+  const x = () => of([[300, -600, 1000]], 'f16');
+  it('rmsNorm and layerNorm do not overflow where a square would', async () => {
+    const weight = of([1, 1, 1], 'f16');
+    const rms = Math.sqrt((300 ** 2 + 600 ** 2 + 1000 ** 2) / 3);
+    expect(rmsNorm(x(), weight, 1e-5).dtype).toBe('f16');
+    const normed = await rmsNorm(x(), weight, 1e-5).data();
+    for (const [i, v] of [300, -600, 1000].entries()) expect(normed[i]).toBeCloseTo(v / rms, 3);
+    const layer = await layerNorm(x(), weight, weight).data();
+    expect(layer.every(Number.isFinite)).toBe(true);
+  });
+  it('softmax rounds once', async () => {
+    const values = Float32Array.from({ length: 300 }, (_, i) => Math.fround(Math.sin(i) * 4));
+    const half = of(values, 'bf16');
+    const exact = await of([...(await half.data())])
+      .softmax()
+      .cast('bf16')
+      .data();
+    expect(await half.softmax().data()).toEqual(exact);
   });
 });
 
@@ -135,6 +159,8 @@ describe('refusals', () => {
     ['split: sizes must be integers', () => of([[1, 2]]).split([3, -1])],
     ['gather: indices must have', () => zeros([2, 3, 4], { backend }).gather(zeros([3, 2, 4], { backend, dtype: 'i32' }), 2)],
     ['scatterAdd: source and indices', () => zeros([2, 3], { backend }).scatterAdd(zeros([2, 1], { backend, dtype: 'i32' }), zeros([2, 2], { backend }), 1)],
+    ['sum: axes must differ: got [0, 0]', () => of([[1]]).sum([0, -2])],
+    ["gelu: approximate must be 'none' or 'tanh': got 'fast'", () => of([1]).gelu({ approximate: 'fast' as 'tanh' })],
     ['add: input b must be a tensor or a number: got undefined', () => of([1]).add(undefined as unknown as number)],
     ['chunkRows must be an integer', () => linearCrossEntropy(of([[1]]), of([[1]]), [0], { chunkRows: 0 })],
     ['normalizer must be a finite', () => linearCrossEntropy(of([[1]]), of([[1]]), [0], { normalizer: 0 })],

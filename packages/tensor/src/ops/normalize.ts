@@ -11,12 +11,15 @@ const rows = [
   { inputs: { x: { shape: [3, 7], low: -5, high: 5 } } },
   { inputs: { x: { shape: [2, 2, 33], low: -50, high: 50 } } },
   { inputs: { x: { shape: [4, 1] } } },
+  { inputs: { x: { shape: [3, 19], low: -9, high: 9, dtype: 'f16' as const } } },
 ];
 const same = ({ x }: { readonly x: { readonly shape: readonly number[]; readonly dtype: 'f32' | string } }) => ({
   shape: x.shape,
   dtype: (isFloat(x.dtype as 'f32') ? x.dtype : 'f32') as 'f32',
 });
 const keep = { keepDims: true };
+/** Halves in f32: a square of 300 overflows f16, and a sum rounded at each step keeps no digits of bf16. */
+const wide = (x: Tensor): Tensor => (x.dtype === 'f16' || x.dtype === 'bf16' ? x.cast('f32') : x);
 
 /** exp(x) / sum(exp(x)) along the last axis, shifted by the maximum so that nothing overflows. */
 export const softmaxOp = defineOp({
@@ -24,8 +27,9 @@ export const softmaxOp = defineOp({
   inputs: ['x'],
   shape: same,
   compose: ({ x }) => {
-    const e = x.sub(x.max(-1, keep)).exp();
-    return e.div(e.sum(-1, keep));
+    const w = wide(x);
+    const e = w.sub(w.max(-1, keep)).exp();
+    return e.div(e.sum(-1, keep)).cast(same({ x }).dtype);
   },
   gradient: {
     x: { saves: ['out0'], rule: ({ grad, saved }) => softmaxGradOp.apply({ grad, out: saved.out0! }, {})[0]! },
@@ -38,7 +42,10 @@ export const softmaxGradOp = defineOp({
   name: 'softmaxGrad',
   inputs: ['grad', 'out'],
   shape: ({ grad }) => ({ shape: grad.shape, dtype: grad.dtype }),
-  compose: ({ grad, out }) => out.mul(grad.sub(grad.mul(out).sum(-1, keep))),
+  compose: ({ grad, out }) => {
+    const [g, o] = [wide(grad), wide(out)];
+    return o.mul(g.sub(g.mul(o).sum(-1, keep))).cast(grad.dtype);
+  },
   samples: [{ inputs: { grad: { shape: [3, 9] }, out: { shape: [3, 9], low: 0, high: 1 } } }],
 });
 
@@ -48,8 +55,9 @@ export const logSoftmaxOp = defineOp({
   inputs: ['x'],
   shape: same,
   compose: ({ x }) => {
-    const shifted = x.sub(x.max(-1, keep));
-    return shifted.sub(shifted.exp().sum(-1, keep).log());
+    const w = wide(x);
+    const shifted = w.sub(w.max(-1, keep));
+    return shifted.sub(shifted.exp().sum(-1, keep).log()).cast(same({ x }).dtype);
   },
   gradient: {
     x: { saves: ['out0'], rule: ({ grad, saved }) => grad.sub(saved.out0!.exp().mul(grad.sum(-1, keep))) },
@@ -87,6 +95,12 @@ const normErrors = [
   { inputs: { x: { shape: [3, 8] }, weight: { shape: [7] } }, attributes: { eps: 1e-5 }, message: 'must be [8]' },
 ];
 
+/** x * rsqrt(mean(x^2) + eps), at least in f32. */
+const scaled = (x: Tensor, eps: number): Tensor => {
+  const w = wide(x);
+  return w.mul(w.mul(w).mean(-1, keep).add(eps).rsqrt());
+};
+
 /** x * rsqrt(mean(x^2) + eps) * weight over the last axis (Zhang and Sennrich 2019; transformers' Phi3RMSNorm). */
 export const rmsNormOp = defineOp<'x' | 'weight', Epsilon>({
   name: 'rmsNorm',
@@ -95,7 +109,7 @@ export const rmsNormOp = defineOp<'x' | 'weight', Epsilon>({
     checkWeight('rmsNorm', x, weight);
     return { shape: x.shape, dtype: promote(x.dtype, weight.dtype) };
   },
-  compose: ({ x, weight }, { eps }) => x.mul(x.mul(x).mean(-1, keep).add(eps).rsqrt()).mul(weight),
+  compose: ({ x, weight }, { eps }) => scaled(x, eps).mul(wide(weight)).cast(promote(x.dtype, weight.dtype)),
   gradient: {
     x: {
       saves: ['x', 'weight'],
@@ -104,10 +118,7 @@ export const rmsNormOp = defineOp<'x' | 'weight', Epsilon>({
     },
     weight: {
       saves: ['x'],
-      rule: ({ grad, saved, attributes: { eps } }) => {
-        const x = saved.x!;
-        return grad.mul(x.mul(x.mul(x).mean(-1, keep).add(eps).rsqrt()));
-      },
+      rule: ({ grad, saved, attributes: { eps } }) => grad.mul(scaled(saved.x!, eps)),
     },
   },
   samples: normSamples,
@@ -120,9 +131,12 @@ export const rmsNormGradOp = defineOp<'grad' | 'x' | 'weight', Epsilon>({
   inputs: ['grad', 'x', 'weight'],
   shape: ({ x, grad }) => ({ shape: x.shape, dtype: grad.dtype }),
   compose: ({ grad, x, weight }, { eps }) => {
-    const g = grad.mul(weight);
-    const s = x.mul(x).mean(-1, keep).add(eps).rsqrt();
-    return g.mul(s).sub(x.mul(s.mul(s).mul(s).mul(g.mul(x).mean(-1, keep))));
+    const [g, w] = [wide(grad).mul(wide(weight)), wide(x)];
+    const s = w.mul(w).mean(-1, keep).add(eps).rsqrt();
+    return g
+      .mul(s)
+      .sub(w.mul(s.mul(s).mul(s).mul(g.mul(w).mean(-1, keep))))
+      .cast(grad.dtype);
   },
   samples: [
     { inputs: { grad: { shape: [3, 8] }, x: { shape: [3, 8] }, weight: { shape: [8] } }, attributes: { eps: 1e-5 } },
@@ -141,8 +155,10 @@ export const layerNormOp = defineOp<'x' | 'weight' | 'bias', Epsilon>({
     return { shape: x.shape, dtype: promote(x.dtype, weight.dtype) };
   },
   compose: ({ x, weight, bias }, { eps }) => {
-    const centered = x.sub(x.mean(-1, keep));
-    return centered.mul(centered.mul(centered).mean(-1, keep).add(eps).rsqrt()).mul(weight).add(bias);
+    const w = wide(x);
+    const centered = w.sub(w.mean(-1, keep));
+    const scale = centered.mul(centered).mean(-1, keep).add(eps).rsqrt();
+    return centered.mul(scale).mul(wide(weight)).add(wide(bias)).cast(promote(x.dtype, weight.dtype));
   },
   samples: [
     { inputs: { x: { shape: [3, 9] }, weight: { shape: [9] }, bias: { shape: [9] } }, attributes: { eps: 1e-5 } },

@@ -113,6 +113,8 @@ function over(op: string, x: Tensor, axes: Axes, keepDims: boolean, apply: (x: T
   const chosen =
     axes === undefined ? x.shape.map((_, i) => i) : [axes].flat().map((a) => normalizeAxis(op, a as number, x.rank));
   const picked = new Set(chosen);
+  if (picked.size < chosen.length)
+    throw new ShapeError(`${op}: axes must differ: got [${chosen.join(', ')}]. Name each axis once.`);
   const kept = x.shape.flatMap((_, i) => (picked.has(i) ? [] : [i]));
   const shape = x.shape.flatMap((n, i) => (picked.has(i) ? (keepDims ? [1] : []) : [n]));
   const sorted = [...picked].sort((a, b) => a - b);
