@@ -219,8 +219,30 @@ export const v128 = {
 export const lanes32 = (...lanes: [number, number, number, number]) =>
   lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => lane * 4 + byte));
 
-export const i8x16 = { narrowUnsigned: vectorBinary(0x66) };
-export const i16x8 = { narrowUnsigned: vectorBinary(0x86) };
+export const i8x16 = {
+  narrowUnsigned: vectorBinary(0x66),
+  /** Byte lane i = table[indices[i]], 0 where an index is 16 or more. */
+  swizzle: vectorBinary(0x0e),
+  /** As `swizzle` where every index is below 16; one instruction on every machine. */
+  relaxedSwizzle: vectorBinary(0x100),
+};
+export const i16x8 = {
+  narrowUnsigned: vectorBinary(0x86),
+  shl: vectorShift(0x8b),
+  shrU: vectorShift(0x8d),
+};
+
+/** The low or high halves of two vectors, one lane of `bytes` bytes from each in turn: a0 b0 a1 b1 ... */
+export const interleave = (a: V128, b: V128, bytes: 1 | 2, half: 'low' | 'high') =>
+  v128.shuffle(
+    a,
+    b,
+    Array.from({ length: 16 }, (_, i) => {
+      const lane = Math.floor(i / bytes);
+      const from = (lane >> 1) * bytes + (i % bytes) + (half === 'high' ? 8 : 0);
+      return lane % 2 === 0 ? from : from + 16;
+    }),
+  );
 
 export const i32x4 = {
   const: (value: number) => v128.const([0, 1, 2, 3].flatMap(() => [...new Uint8Array(new Int32Array([value]).buffer)])),
@@ -300,6 +322,8 @@ export const f64x2 = {
   sub: vectorBinary(0xf1),
   mul: vectorBinary(0xf2),
   div: vectorBinary(0xf3),
+  min: vectorBinary(0xf4),
+  max: vectorBinary(0xf5),
 };
 
 /** Statements: bytes that leave nothing on the stack. */

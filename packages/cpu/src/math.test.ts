@@ -42,6 +42,8 @@ const functions: [
   ['tanh', (x) => x.tanh(), Math.tanh, spread(1e-30, 100, steps, true), 2],
   ['sigmoid', (x) => x.sigmoid(), sigmoid, spread(1e-30, 104, steps, true), 2.5],
   ['sqrt', (x) => x.sqrt(), Math.sqrt, spread(1e-45, 3e38, steps, false), 0.51],
+  ['pow', (x) => x.pow(7.3), (v) => v ** Math.fround(7.3), spread(1e-5, 1e5, steps, false), 1.5],
+  ['pow of a large result', (x) => x.mul(0).add(9.5).pow(x), (v) => 9.5 ** v, spread(1e-3, 39, steps, true), 1.5],
   ['rsqrt', (x) => x.rsqrt(), (v) => 1 / Math.sqrt(v), spread(1e-38, 3e38, steps, false), 1.5],
 ];
 

@@ -19,7 +19,7 @@ export interface VectorMath {
   tanh(x: V128): V128;
   sigmoid(x: V128): V128;
   erf(x: V128): V128;
-  /** Relative error about 1.2e-7 x (2 + |b log a|); exact formulas for exponents -1, 0.5, 1, 2 and 3. */
+  /** Through f64, so that large |b log a| lose nothing; exact formulas for exponents -1, 0.5, 1, 2 and 3. */
   pow(a: V128, b: V128): V128;
 }
 
@@ -40,27 +40,43 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
     const rounder = constant(12582912);
     const rounded = keep(f32x4.add(f32x4.mul(x, constant(Math.LOG2E)), rounder));
     const n = keep(f32x4.sub(rounded, rounder));
-    const r = keep(madd(n, constant(2.1219444e-4), madd(n, constant(-0.693359375), x)));
+    const r = madd(n, constant(2.1219444e-4), madd(n, constant(-0.693359375), x));
+    return scaledExp(r, i32x4.sub(rounded, rounder));
+  };
+
+  /** 2^whole exp(remainder) for |remainder| <= log(2) / 2. */
+  const scaledExp = (remainder: V128, exponent: V128): V128 => {
+    const r = keep(remainder);
     const tail = polynomial(
       r,
       [1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1],
     );
     const value = keep(f32x4.add(madd(f32x4.mul(r, r), tail, r), constant(1)));
     // Two factors, because 2^n alone leaves the range at both ends.
-    const whole = keep(i32x4.sub(rounded, rounder));
+    const whole = keep(exponent);
     const half = keep(i32x4.shrS(whole, 1));
-    const power = (exponent: V128) => i32x4.shl(i32x4.add(exponent, bits(127)), 23);
+    const power = (n: V128) => i32x4.shl(i32x4.add(n, bits(127)), 23);
     return f32x4.mul(f32x4.mul(value, power(half)), power(i32x4.sub(whole, half)));
   };
 
-  const log = (input: V128): V128 => {
+  /** x = m 2^exponent with m in [sqrt(1/2), sqrt(2)); `special` takes the place of log(x) where x is not in (0, infinity). */
+  const logParts = (input: V128) => {
     const x = keep(input);
     const tiny = keep(f32x4.lt(x, constant(2 ** -126)));
     const scaled = keep(v128.bitSelect(tiny, f32x4.mul(x, constant(2 ** 23)), x));
     // Mantissa in [sqrt(1/2), sqrt(2)): subtracting sqrt(1/2)'s bits moves the border between exponents there.
     const shifted = keep(i32x4.sub(scaled, bits(0x3f3504f3)));
     const exponent = keep(f32x4.sub(f32x4.fromSigned(i32x4.shrS(shifted, 23)), v128.and(tiny, constant(23))));
-    const m = i32x4.add(v128.and(shifted, bits(0x007fffff)), bits(0x3f3504f3));
+    const m = keep(i32x4.add(v128.and(shifted, bits(0x007fffff)), bits(0x3f3504f3)));
+    const zero = v128.bitSelect(f32x4.eq(x, constant(0)), constant(Number.NEGATIVE_INFINITY), constant(Number.NaN));
+    // Zero and below: -infinity or NaN; +infinity and NaN: x + x.
+    const special = v128.bitSelect(f32x4.le(x, constant(0)), zero, f32x4.add(x, x));
+    const ordinary = v128.and(f32x4.gt(x, constant(0)), f32x4.lt(x, constant(Number.POSITIVE_INFINITY)));
+    return { m, exponent, special, ordinary };
+  };
+
+  const log = (input: V128): V128 => {
+    const { m, exponent, special, ordinary } = logParts(input);
     const z = keep(f32x4.sub(m, constant(1)));
     const square = keep(f32x4.mul(z, z));
     const tail = polynomial(
@@ -72,11 +88,35 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
     );
     const small = madd(exponent, constant(-2.1219444e-4), f32x4.mul(f32x4.mul(z, square), tail));
     const finite = keep(madd(exponent, constant(0.693359375), f32x4.add(z, madd(square, constant(-0.5), small))));
-    const zero = v128.bitSelect(f32x4.eq(x, constant(0)), constant(Number.NEGATIVE_INFINITY), constant(Number.NaN));
-    // x > 0 and below infinity: the polynomial; +infinity and NaN: x + x; zero and below: -infinity or NaN.
-    const special = v128.bitSelect(f32x4.le(x, constant(0)), zero, f32x4.add(x, x));
-    const ordinary = v128.and(f32x4.gt(x, constant(0)), f32x4.lt(x, constant(Number.POSITIVE_INFINITY)));
     return v128.bitSelect(ordinary, finite, special);
+  };
+
+  const join = (a: V128, b: V128) => keep(v128.shuffle(a, b, lanes32(0, 1, 4, 5)));
+  const upper = (x: V128) => v128.shuffle(x, x, lanes32(2, 3, 2, 3));
+
+  /** exp(b log a) for a >= 0: a relative error of the product in f32 would grow with the result's exponent. */
+  const expOfProduct = (b: V128, a: V128): V128 => {
+    const { m, exponent, special, ordinary } = logParts(a);
+    const added = keep(v128.andNot(special, ordinary));
+    const wide = (value: number) => f.hoist(f64x2.const(value));
+    const half = (part: (x: V128) => V128) => {
+      const mantissa = keep(f64x2.promoteLow(part(m)));
+      // log m = 2 artanh(s) with |s| < 0.172: the series up to s^11 is exact to 1e-11.
+      const s = keep(f64x2.div(f64x2.sub(mantissa, wide(1)), f64x2.add(mantissa, wide(1))));
+      const square = keep(f64x2.mul(s, s));
+      const series = [9, 7, 5, 3, 1].reduce((sum, n) => f64x2.add(f64x2.mul(sum, square), wide(2 / n)), wide(2 / 11));
+      const log = f64x2.add(f64x2.mul(f64x2.promoteLow(part(exponent)), wide(Math.LN2)), f64x2.mul(s, series));
+      const product = f64x2.mul(f64x2.promoteLow(part(b)), f64x2.add(log, f64x2.promoteLow(part(added))));
+      // Outside, the result is 0 or infinity anyway; min and max keep NaN.
+      const y = keep(f64x2.max(f64x2.min(product, wide(89)), wide(-104)));
+      const n = keep(f64x2.nearest(f64x2.mul(y, wide(Math.LOG2E))));
+      return {
+        r: keep(f32x4.demoteZero(f64x2.sub(y, f64x2.mul(n, wide(Math.LN2))))),
+        n: keep(i32x4.truncSatSDouble(n)),
+      };
+    };
+    const [low, high] = [half((x) => x), half(upper)];
+    return scaledExp(join(low.r, high.r), join(low.n, high.n));
   };
 
   /** sin or cos: reduction by pi/2 in f64, exact enough up to |x| = 1e9. */
@@ -90,8 +130,7 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
       return { r: keep(f32x4.demoteZero(r)), n: keep(i32x4.truncSatSDouble(n)) };
     };
     const low = reduce(x);
-    const high = reduce(v128.shuffle(x, x, lanes32(2, 3, 2, 3)));
-    const join = (a: V128, b: V128) => keep(v128.shuffle(a, b, lanes32(0, 1, 4, 5)));
+    const high = reduce(upper(x));
     const r = join(low.r, high.r);
     const quadrant = keep(i32x4.add(join(low.n, high.n), bits(shift)));
     const z = keep(f32x4.mul(r, r));
@@ -147,7 +186,7 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
     const oddBit = i32x4.shl(i32x4.truncSatS(b), 31);
     // Beyond 2^24 every float is an even integer.
     const odd = v128.and(v128.and(oddBit, whole), f32x4.lt(f32x4.abs(b), constant(2 ** 24)));
-    const power = keep(exp(f32x4.mul(b, log(f32x4.abs(a)))));
+    const power = keep(expOfProduct(b, f32x4.abs(a)));
     const signed = v128.or(power, v128.and(odd, v128.and(a, bits(0x80000000))));
     const negative = v128.andNot(f32x4.lt(a, constant(0)), whole);
     let result = keep(v128.or(signed, v128.and(negative, bits(0x7fc00000))));
