@@ -47,3 +47,26 @@ export {
   type ResolveOptions,
   resolveTargets,
 } from './peft/target-matching.ts';
+export {
+  type BitsAndBytesConfig,
+  bitsAndBytesJson,
+  type CompleteBitsAndBytesConfig,
+  type ComputeDType,
+  completeBitsAndBytesConfig,
+  isQuantizedPath,
+  parseBitsAndBytesConfig,
+  qloraConfig,
+  readQuantizationConfig,
+} from './quantize/bits-and-bytes-config.ts';
+export { Int8Linear, type Int8LinearOptions } from './quantize/int8-linear.ts';
+export {
+  quantizedBytes,
+  quantizeWeight4bit,
+  quantizeWeight8bit,
+  type RowBlocks,
+  type Settings4bit,
+  sourceRows,
+  tensorRows,
+} from './quantize/quantize-weight.ts';
+export { fp4, int8, nf4, type QuantizedFactoryOptions, quantizedLinear } from './quantize/quantized-factory.ts';
+export { QuantizedLinear, type QuantizedLinearOptions } from './quantize/quantized-linear.ts';

@@ -28,7 +28,8 @@ const unsupported: ReadonlyMap<string, string> = new Map([
 ]); // biome-ignore format: a table
 
 /** `lora_alpha` -> `loraAlpha`; a camelCase key stays. */
-const camelCase = (key: string): string => key.replace(/_+([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+export const camelCase = (key: string): string =>
+  key.replace(/_+([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 
 const isNeutral = (value: unknown): boolean =>
   value === null ||

@@ -98,7 +98,7 @@ export const matmul8bitOp = defineOp<'a' | 'quantized' | 'absmax' | 'bias', Matm
   },
   compose: ({ a, quantized, absmax, bias }, { threshold }) => {
     const half = a.cast('f16').cast('f32');
-    const outlier = threshold > 0 ? half.abs().ge(threshold) : null;
+    const outlier = threshold > 0 && a.size > 0 ? half.abs().ge(threshold) : null;
     const rows = quantizeRowwise(outlier ? outlier.where(0, half) : half);
     const column = outlier?.cast('f32').max(0);
     const integers = rows.quantized.cast('f32');
@@ -117,6 +117,7 @@ export const matmul8bitOp = defineOp<'a' | 'quantized' | 'absmax' | 'bias', Matm
     matmulSample([3, 40], 5, 0),
     matmulSample([4, 33], 6, 1.9),
     matmulSample([1, 16], 1, 1.9),
+    matmulSample([0, 16], 2, 1.9),
     {
       inputs: { ...matmulSample([4, 33], 6, 0).inputs, bias: { shape: [6] } },
       attributes: { threshold: 1.9 },
