@@ -1,13 +1,14 @@
 /** The op `matmul` on the packed product: batches, column blocks, a second pair, bias, and 16-bit operands and results. */
-import { broadcastStrides, type Call, type ElementwiseProgram, input, type Operand, sizeOf } from '@lorikeet/tensor';
-import { addressOf, CpuBuffer, inStore } from '../buffer.ts';
+import { broadcastStrides, type Call, type Operand } from '@lorikeet/tensor';
+import { addressOf, inStore } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { type FloatType, floatTypes } from './lanes.ts';
 import { matmulModule } from './matmul.ts';
 import { Matmul, type Pair, type Product, type Operand as Side } from './matmul-plan.ts';
 import type { Tile } from './micro.ts';
+import { throughFloats } from './through-floats.ts';
 
-const isFloatType = (dtype: string): dtype is FloatType => (floatTypes as readonly string[]).includes(dtype);
+export const isFloatType = (dtype: string): dtype is FloatType => (floatTypes as readonly string[]).includes(dtype);
 
 /** Matrices of a batch that lie at one step from each other; null where they do not. */
 function batchStep(operand: Operand, batch: readonly number[]): number | null {
@@ -28,7 +29,7 @@ function batchStep(operand: Operand, batch: readonly number[]): number | null {
 }
 
 /** The stored matrix as the product sees it. */
-function side(operand: Operand, transposed: boolean, batchStride: number): Side {
+export function side(operand: Operand, transposed: boolean, batchStride: number): Side {
   const { shape, rowStride, dtype } = operand;
   return {
     address: addressOf(operand),
@@ -46,12 +47,12 @@ interface Flags {
 }
 
 const matmulOp = { name: 'matmul' };
-const copyProgram: ElementwiseProgram = { name: 'matmul.narrow', inputs: 1, parameters: 0, outputs: [input(0)] };
 
-export function matmulKernel(
-  { team, features, elementwise }: KernelHost,
-  tile: Tile,
-): Kernel & { multiply(product: Product): void } {
+/** The product for other kernels that hold one. */
+export type Multiply = (product: Product) => void;
+
+export function matmulKernel(host: KernelHost, tile: Tile): Kernel & { readonly multiply: Multiply } {
+  const { team, features } = host;
   const tasks = lazyTasks(team, () => matmulModule(team.memory.shape, features, tile));
   let matmul: Matmul | undefined;
   const multiply = (product: Product) => {
@@ -62,46 +63,6 @@ export function matmulKernel(
   const fits = ({ inputs, outputs }: Call): boolean => {
     const given = inputs.filter((x) => x !== null);
     return [...given, outputs[0]!].every(({ dtype }) => isFloatType(dtype));
-  };
-
-  /** Copies between dtypes. */
-  const convert = (from: Operand, to: Operand): void => {
-    elementwise.run({
-      op: matmulOp,
-      inputs: [from],
-      outputs: [to],
-      attributes: {},
-      program: copyProgram,
-      parameters: [],
-    });
-  };
-  /** A dense f32 operand in borrowed memory. */
-  const withFloats = (shape: readonly number[], use: (floats: Operand) => void): void => {
-    const bytes = sizeOf(shape) * 4;
-    const address = team.memory.allocate(bytes);
-    try {
-      const rowStride = sizeOf(shape.slice(1));
-      use({ buffer: new CpuBuffer(address, bytes), dtype: 'f32', shape, offset: 0, rowStride });
-    } finally {
-      team.memory.release(address);
-    }
-  };
-
-  /** The kernel writes f32 and reads an f32 bias; other dtypes pass through borrowed memory. */
-  const run = (call: Call): void => {
-    const out = call.outputs[0]!;
-    const bias = call.inputs[4];
-    if (out.dtype !== 'f32') {
-      withFloats(out.shape, (floats) => {
-        run({ ...call, outputs: [floats] });
-        convert(floats, out);
-      });
-    } else if (bias && bias.dtype !== 'f32') {
-      withFloats(bias.shape, (floats) => {
-        convert(bias, floats);
-        runFloats({ ...call, inputs: call.inputs.with(4, floats) });
-      });
-    } else runFloats(call);
   };
 
   const runFloats = ({ inputs, outputs, attributes }: Call): void => {
@@ -146,5 +107,5 @@ export function matmulKernel(
     return { op: matmulOp, inputs: [fixed(a), fixed(b), null, null, null], outputs: [fixed(out)] };
   };
 
-  return { readsStore: [1], fits, run, multiply };
+  return { readsStore: [1], fits, run: throughFloats(host, 4, runFloats), multiply };
 }

@@ -1,9 +1,20 @@
 /** Cuts a matrix product into tasks by shape alone and runs them: packing of A first, then blocks of C. */
 import type { Task, Team } from '../team.ts';
 import { bytesPerElement, type FloatType } from './lanes.ts';
-import { maxBlockColumns, operandKind, packTaskName, packWord, pairWord, productWord, storeKind } from './matmul.ts';
+import {
+  kind4bit,
+  maxBlockColumns,
+  operandKind,
+  packTaskName,
+  packWord,
+  pairWord,
+  productWord,
+  storeKind,
+} from './matmul.ts';
 import { smallRows } from './matmul-small.ts';
 import type { Tile } from './micro.ts';
+import { form4bit } from './pack-4bit.ts';
+import { type PlacedWeight4bit, putWeight } from './weight-4bit.ts';
 
 /** One matrix operand in memory. */
 export interface Operand {
@@ -20,9 +31,16 @@ export interface Operand {
   readonly transposed: boolean;
 }
 
+/** B in 4 bits: one matrix for the whole batch. */
+export interface Operand4bit {
+  readonly weight: PlacedWeight4bit;
+  /** The stored matrix is the transpose of the operand. */
+  readonly transposed: boolean;
+}
+
 export interface Pair {
   readonly a: Operand;
-  readonly b: Operand;
+  readonly b: Operand | Operand4bit;
   readonly k: number;
 }
 
@@ -134,14 +152,19 @@ export class Matmul {
     words[productWord.keep] = product.keep ? 1 : 0;
     for (const [i, { a, b, k }] of pairs.entries()) {
       const at = productWord.pairs + i * pairWord.size;
-      const size = bytesPerElement[b.dtype];
       words[at + pairWord.a] = packed[i]!;
       words[at + pairWord.aBatch] = a.batchStride === 0 ? 0 : this.#packedBatchBytes(m, k);
+      words[at + pairWord.k] = k;
+      if ('weight' in b) {
+        words[at + pairWord.kind] = form4bit(b.weight.layout.dtype, b.transposed) + kind4bit;
+        putWeight(words, at + pairWord.weight, b.weight);
+        continue;
+      }
+      const size = bytesPerElement[b.dtype];
       words[at + pairWord.b] = b.address % 2 ** 32;
       words[at + pairWord.b + 1] = Math.floor(b.address / 2 ** 32);
       words[at + pairWord.bStride] = b.rowStride * size;
       words[at + pairWord.bBatch] = b.batchStride * size;
-      words[at + pairWord.k] = k;
       words[at + pairWord.kind] = operandKind(b.dtype, b.transposed) + (b.inStore ? storeKind : 0);
     }
     this.#team.run(this.#tasks.product!, words, rowBlocks * columnBlocks * batch);

@@ -216,15 +216,16 @@ function finish(f: FunctionBuilder, { args, row, column, sum }: Element): void {
 export const smallRows = {
   fits({ m, batch }: Product, pairs: readonly Pair[]): boolean {
     if (m > maxRows || batch !== 1 || pairs.length === 0) return false;
-    const fitsScratch = ({ b, k }: Pair) => !b.inStore || k << elementShift(b.dtype) <= maxFarRowBytes;
-    return pairs.every(
-      (pair) => pair.b.transposed && !pair.a.transposed && pair.a.dtype === 'f32' && fitsScratch(pair),
-    );
+    return pairs.every(({ a, b, k }) => {
+      if ('weight' in b || !b.transposed || a.transposed || a.dtype !== 'f32') return false;
+      return !b.inStore || k << elementShift(b.dtype) <= maxFarRowBytes;
+    });
   },
 
   run(team: Team, tasks: Record<string, Task>, product: Product, pairs: readonly Pair[]): void {
     const { m, n, c } = product;
     for (const [i, { a, b, k }] of pairs.entries()) {
+      if ('weight' in b) throw new TypeError('cpu: the row kernels take dense weights: got one in 4 bits.');
       const rowBytes = k << elementShift(b.dtype);
       const rowsPerChunk = Math.max(1, Math.floor(bytesPerChunk / rowBytes / 4)) * 4;
       const words: number[] = [];

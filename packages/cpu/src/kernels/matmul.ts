@@ -17,11 +17,16 @@ import { elementShift, type Features, type FloatType, floatTypes } from './lanes
 import { addSmallRows } from './matmul-small.ts';
 import { edgeKernel, microKernel, type Tile } from './micro.ts';
 import { type PackFunctions, packFunctions } from './pack.ts';
+import { pack4bitFunction } from './pack-4bit.ts';
+import { weightWord } from './weight-4bit.ts';
 
 /** Steps of k between two visits to C. A constant of this version: it orders the sums. */
 export const blockK = 256;
 /** Columns of B that fit a thread's scratch. */
 export const maxBlockColumns = 512;
+/** Scratch: the panels of B, the tile of an edge, and what packing from 4 bits needs. */
+const tileBufferAt = maxBlockColumns * blockK * 4;
+const pack4bitAt = tileBufferAt + 4096;
 /** Rows of A swept with one panel of B: 192 x 256 x 4 bytes stay in the second-level cache. */
 const sweepRows = 192;
 
@@ -41,8 +46,18 @@ export const productWord = {
   keep: 11,
   pairs: 12,
 } as const;
-/** `b` is a 64-bit address where the kind says that it lies in the store. */
-export const pairWord = { a: 0, aBatch: 1, b: 2, bStride: 4, bBatch: 5, k: 6, kind: 7, size: 8 } as const;
+/** `b` is a 64-bit address where the kind says that it lies in the store; `weight` is B in 4 bits, and then `b` unused. */
+export const pairWord = {
+  a: 0,
+  aBatch: 1,
+  b: 2,
+  bStride: 4,
+  bBatch: 5,
+  k: 6,
+  kind: 7,
+  weight: 8,
+  size: 8 + weightWord.size,
+} as const;
 export const packWord = {
   source: 0,
   stride: 1,
@@ -59,6 +74,8 @@ export const operandKind = (dtype: FloatType, kContiguous: boolean) =>
   floatTypes.indexOf(dtype) * 2 + (kContiguous ? 1 : 0);
 /** Added to the kind of a B operand that lies in the store. */
 export const storeKind = 8;
+/** Added to the form of a B operand in 4 bits. */
+export const kind4bit = 16;
 const packName = (kind: number) => `packA${kind}`;
 export const packTaskName = packName;
 
@@ -75,7 +92,11 @@ export function matmulModule(memory: MemoryShape, features: Features, tile: Tile
   const micro = microKernel(m, features, tile);
   const farColumns = memory.storePages ? packFunctions(m, tile.columns, 'i64') : undefined;
   addSmallRows(m, features, Boolean(memory.storePages));
-  productTask(m, tile, packB(m, packColumns, farColumns), edgeKernel(m, tile, micro), micro);
+  const packs = {
+    pack: packB(m, packColumns, farColumns),
+    pack4bit: pack4bitFunction(m, features, tile.columns, Boolean(memory.storePages)),
+  };
+  productTask(m, tile, packs, edgeKernel(m, tile, micro), micro);
   return m;
 }
 
@@ -127,7 +148,9 @@ function packB(m: ModuleBuilder, near: PackFunctions, far: PackFunctions | undef
   });
 }
 
-function productTask(m: ModuleBuilder, tile: Tile, pack: FunctionRef, edge: FunctionRef, micro: FunctionRef): void {
+type Packs = Readonly<Record<'pack' | 'pack4bit', FunctionRef>>;
+
+function productTask(m: ModuleBuilder, tile: Tile, packs: Packs, edge: FunctionRef, micro: FunctionRef): void {
   m.task('product', (f, args, chunk, scratch) => {
     const word = (name: keyof typeof productWord) => f.int(argument(args, productWord[name]));
     const [stride, columnBlocks] = [word('cStride'), word('columnBlocks')];
@@ -142,7 +165,7 @@ function productTask(m: ModuleBuilder, tile: Tile, pack: FunctionRef, edge: Func
       i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), i32.add(i32.mul(row, stride), i32.shl(column, 2))),
     );
     initializeC(f, args, c, stride, rows, columns, column);
-    const tileBuffer = f.int(i32.add(scratch, maxBlockColumns * blockK * 4));
+    const tileBuffer = f.int(i32.add(scratch, tileBufferAt));
     const pair = f.int(i32.add(args, productWord.pairs * 4));
     f.for(0, word('pairCount'), 1, () => {
       const field = (name: keyof typeof pairWord) => f.int(argument(pair, pairWord[name]));
@@ -154,7 +177,12 @@ function productTask(m: ModuleBuilder, tile: Tile, pack: FunctionRef, edge: Func
       const b = f.local('i64', moved(i64.load(pair, pairWord.b * 4), i32.mul(batch, field('bBatch'))));
       f.for(0, k, blockK, (k0) => {
         const kc = f.int(i32.min(blockK, i32.sub(k, k0)));
-        packColumns(f, { tile, pack, b, bStride, kind, k0, kc, column, columns, scratch });
+        const block = { tile, ...packs, pair, b, bStride, kind, k0, kc, column, columns, scratch };
+        f.if(
+          i32.geS(kind, kind4bit),
+          () => packColumns4bit(f, block),
+          () => packColumns(f, block),
+        );
         const aBlock = f.int(i32.add(a, i32.mul(k0, tile.rows * 4)));
         sweep(f, { tile, edge, micro, a: aBlock, panelBytes, scratch, c, stride, rows, columns, kc, tileBuffer });
       });
@@ -190,9 +218,9 @@ function initializeC(
   });
 }
 
-interface PackColumns {
+interface PackColumns extends Packs {
   tile: Tile;
-  pack: FunctionRef;
+  pair: IntLocal;
   b: Local<'i64'>;
   bStride: IntLocal;
   kind: IntLocal;
@@ -216,6 +244,18 @@ function packColumns(f: FunctionBuilder, o: PackColumns): void {
     );
     const to = i32.add(o.scratch, i32.mul(j, blockK * 4));
     f.call(o.pack, o.kind, moved(o.b, at), to, o.kc, i32.min(o.tile.columns, i32.sub(o.columns, j)), o.bStride);
+  });
+}
+
+/** As packColumns for a B in 4 bits. */
+function packColumns4bit(f: FunctionBuilder, o: PackColumns): void {
+  const weight = f.int(i32.add(o.pair, pairWord.weight * 4));
+  const form = f.int(i32.sub(o.kind, kind4bit));
+  const own = f.int(i32.add(o.scratch, pack4bitAt));
+  f.for(0, o.columns, o.tile.columns, (j) => {
+    const to = i32.add(o.scratch, i32.mul(j, blockK * 4));
+    const lanes = i32.min(o.tile.columns, i32.sub(o.columns, j));
+    f.call(o.pack4bit, weight, form, i32.add(o.column, j), o.k0, o.kc, lanes, to, own);
   });
 }
 

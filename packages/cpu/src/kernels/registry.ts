@@ -2,6 +2,7 @@
 import type { Kernel, KernelHost } from '../kernel.ts';
 import { attentionKernels } from './attention-kernel.ts';
 import { copyKernels } from './copy-kernels.ts';
+import { matmul4bitKernel } from './matmul-4bit-kernel.ts';
 import { matmulKernel } from './matmul-kernel.ts';
 import type { Tile } from './micro.ts';
 import { reduceKernels } from './reduce-kernels.ts';
@@ -9,9 +10,11 @@ import { ropeKernel } from './rope.ts';
 import { rowKernels } from './row-kernels.ts';
 
 export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
+  const matmul = matmulKernel(host, tile);
   return new Map<string, Kernel>(
     Object.entries({
-      matmul: matmulKernel(host, tile),
+      matmul,
+      matmul4bit: matmul4bitKernel(host, matmul.multiply),
       ...copyKernels(host),
       ...reduceKernels(host),
       ...rowKernels(host),

@@ -1,0 +1,98 @@
+import { dequantize4bit, fromBytes, matmul, matmul4bit, tensor, threefry2x32, type Weight4bit } from '@lorikeet/tensor';
+import fc from 'fast-check';
+import { afterAll, expect, test } from 'vitest';
+import { cpu } from './index.ts';
+import { drawFloats } from './testing/draw.ts';
+
+const near = await cpu({ threads: 2 });
+/** Every weight, also its absmax, lies in the 64-bit store. */
+const far = await cpu({ threads: 2, storeFromBytes: 1 });
+afterAll(() => Promise.all([near.close(), far.close()]));
+
+const drawBytes = (count: number, seed: number): Uint8Array =>
+  Uint8Array.from({ length: count }, (_, i) => threefry2x32(seed, 3, i, 0)[0] & 255);
+
+const weights = fc.record({
+  out: fc.integer({ min: 1, max: 70 }),
+  // Rows of whole groups of 32, whole blocks or neither.
+  rowLength: fc.oneof(
+    fc.integer({ min: 1, max: 20 }).map((n) => n * 32),
+    fc.integer({ min: 1, max: 130 }),
+  ),
+  blocksize: fc.constantFrom(32, 64, 128, 512),
+  nestedBlocksize: fc.option(fc.constantFrom(2, 256)),
+  quantType: fc.constantFrom('nf4' as const, 'fp4' as const),
+  dtype: fc.constantFrom('f32' as const, 'f16' as const, 'bf16' as const),
+  seed: fc.nat(1000),
+});
+type Drawn = typeof weights extends fc.Arbitrary<infer T> ? T : never;
+
+function makeWeight(backend: typeof near, drawn: Drawn): Weight4bit {
+  const { out, rowLength, blocksize, nestedBlocksize, quantType, dtype, seed } = drawn;
+  const count = out * rowLength;
+  const blocks = Math.ceil(count / blocksize);
+  const bytes = (values: Uint8Array, ...shape: number[]) => fromBytes(values, { backend, shape, dtype: 'u8' });
+  const half = (count + 1) >> 1;
+  const common = {
+    packed: bytes(drawBytes(half, seed), half, 1),
+    blocksize,
+    quantType,
+    dtype,
+    shape: [out, rowLength],
+  };
+  if (!nestedBlocksize)
+    return { ...common, shape: [out, rowLength], absmax: tensor(drawFloats(blocks, seed + 1, 0.1, 2), { backend }) };
+  const nested = {
+    absmax: tensor(drawFloats(Math.ceil(blocks / nestedBlocksize), seed + 2, 0.1, 0.5), { backend }),
+    code: tensor(drawFloats(256, seed + 3, -1, 1), { backend }),
+    offset: 0.8,
+    blocksize: nestedBlocksize,
+  };
+  return { ...common, shape: [out, rowLength], absmax: bytes(drawBytes(blocks, seed + 4), blocks), nested };
+}
+
+const dispose = ({ packed, absmax, nested }: Weight4bit): void => {
+  for (const t of [packed, absmax, nested?.absmax, nested?.code]) t?.dispose();
+};
+
+test('more than four rows: bit for bit the product with the dequantized matrix, in both directions', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      weights,
+      fc.integer({ min: 5, max: 15 }),
+      fc.boolean(),
+      fc.boolean(),
+      async (drawn, m, transposeB, isFar) => {
+        const backend = isFar ? far : near;
+        const weight = makeWeight(backend, drawn);
+        const [n, k] = transposeB ? weight.shape : [weight.shape[1], weight.shape[0]];
+        using a = tensor(drawFloats(m * k, drawn.seed + 5), { backend, shape: [m, k] });
+        using u = tensor(drawFloats(m * 3, drawn.seed + 6), { backend, shape: [m, 3] });
+        using v = tensor(drawFloats(3 * n, drawn.seed + 7), { backend, shape: transposeB ? [n, 3] : [3, n] });
+        using bias = tensor(drawFloats(n, drawn.seed + 8), { backend });
+        using dense = dequantize4bit(weight);
+        using got = matmul4bit(a, weight, { transposeB, add: [u, v], bias });
+        using want = matmul(a, dense, { transposeB, add: [u, v], bias });
+        expect(await got.data()).toEqual(await want.data());
+        dispose(weight);
+      },
+    ),
+    { numRuns: 200 },
+  );
+});
+
+test('blocks of k and of columns, edges included', async () => {
+  const drawn = { out: 300, rowLength: 608, blocksize: 64, nestedBlocksize: 256, quantType: 'nf4', seed: 3 } as const;
+  for (const backend of [near, far])
+    for (const dtype of ['bf16', 'f32'] as const)
+      for (const transposeB of [true, false]) {
+        const weight = makeWeight(backend, { ...drawn, dtype });
+        const k = transposeB ? 608 : 300;
+        using a = tensor(drawFloats(50 * k, 1), { backend, shape: [50, k] });
+        using dense = dequantize4bit(weight);
+        using got = matmul4bit(a, weight, { transposeB });
+        using want = matmul(a, dense, { transposeB });
+        expect(await got.data()).toEqual(await want.data());
+        dispose(weight);
+      }
+});
