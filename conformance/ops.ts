@@ -90,6 +90,7 @@ export const reachedThrough: Readonly<Record<string, string>> = {
   crossEntropyGrad: 'the gradient of crossEntropy',
   adamw: 'family nn',
   sgd: 'family nn',
+  lion: 'family nn',
   quantizeBlockwise: 'family quantization',
   dequantizeBlockwise: 'family quantization',
   quantizeRowwise: 'family quantization',

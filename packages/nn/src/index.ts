@@ -1,5 +1,8 @@
 /** Modules, optimizers and schedules over @lorikeet/tensor. */
-export { AdamW, type AdamWOptions } from './adamw.ts';
+export { Adafactor, type AdafactorOptions } from './adafactor.ts';
+export { AdamW, type AdamWOptions, PagedAdamW } from './adamw.ts';
+export { AdamW8bit, type AdamW8bitOptions, PagedAdamW8bit } from './adamw-8bit.ts';
+export { type BlockwiseOptions, stateBlocksize } from './blockwise-state.ts';
 export { type ClippedNorm, clipGradNorm, gradientSquares, type NamedParameter } from './clip-grad-norm.ts';
 export { Conv1d, Conv2d } from './conv.ts';
 export { Dropout } from './dropout.ts';
@@ -16,6 +19,7 @@ export {
   materialize,
   type TensorSource,
 } from './linear-factory.ts';
+export { Lion, Lion8bit, type LionOptions } from './lion.ts';
 export { copyInto, type LoadResult, loadStateDict, type StateSource } from './load-state-dict.ts';
 export { Module } from './module.ts';
 export {
@@ -40,5 +44,6 @@ export {
   type ParameterGroup,
   type StepOptions,
 } from './optimizer.ts';
+export { type OptimizerName, type OptimizerSettings, optimizerByName, optimizers } from './optimizer-by-name.ts';
 export { type Schedule, type ScheduleName, type ScheduleOptions, scheduleByName, schedules } from './schedules.ts';
 export { SGD, type SGDOptions } from './sgd.ts';

@@ -2,10 +2,14 @@ import { memory, NonFiniteError, referenceBackend, scope, type Tensor, tensor } 
 import { expectClose } from '@lorikeet/tensor/testing';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
-import { AdamW } from './adamw.ts';
+import { Adafactor } from './adafactor.ts';
+import { AdamW, type AdamWOptions } from './adamw.ts';
+import { AdamW8bit } from './adamw-8bit.ts';
 import { clipGradNorm } from './clip-grad-norm.ts';
+import { Lion, Lion8bit } from './lion.ts';
 import { decayGroups, isDecayed, type Optimizer } from './optimizer.ts';
-import { SGD } from './sgd.ts';
+import { optimizerByName, optimizers } from './optimizer-by-name.ts';
+import { SGD, type SGDOptions } from './sgd.ts';
 
 const backend = referenceBackend();
 const leaf = (values: readonly number[], dtype: 'f32' | 'f64' | 'bf16' = 'f64'): Tensor =>
@@ -28,23 +32,71 @@ const torchSGD = [
   [0.4595605, -0.939121, 1.922232],
   [0.40215538949999996, -0.882290779, 1.869118568],
 ];
-const kinds: Record<string, { make: (p: Tensor) => Optimizer; want: number[][] }> = {
-  AdamW: { make: (tensor) => new AdamW([{ path: 'p', tensor }], { lr: 0.1, weightDecay: 0.1 }), want: torchAdamW },
-  SGD: {
-    make: (tensor) => new SGD([{ path: 'p', tensor }], { lr: 0.1, momentum: 0.9, weightDecay: 0.01 }),
-    want: torchSGD,
+// The same, torch.optim.AdamW([p], lr=0.1, weight_decay=0) and then p *= 1 - 0.1 * 0.1;
+//   SGD([p], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01);  SGD([p], lr=0.1, momentum=0.9, dampening=0.5)
+const torchDecayAfter = [
+  [0.396000009899999, -0.8910000049499998, 1.8810000033],
+  [0.2964869952870405, -0.7830900098505001, 1.7699042229163655],
+  [0.1986800085375237, -0.676259114701995, 1.6657624906607658],
+];
+const torchNesterov = [
+  [0.48005, -0.9601, 1.9392],
+  [0.43263290499999996, -0.90326581, 1.8810955200000001],
+  [0.35056756198049993, -0.8312629239609999, 1.8214726865120001],
+];
+const torchDampening = [
+  [0.49, -0.98, 1.97],
+  [0.471, -0.952, 1.9355],
+  [0.43889999999999996, -0.9168, 1.89945],
+];
+// bitsandbytes 0.50.2 on a CPU, f32, lr=0.1, weight_decay=0.1, min_8bit_size=0: Lion and Lion8bit (the same), AdamW8bit.
+const bnbLion = [
+  [0.39500001072883606, -0.8899999856948853, 1.8799999952316284],
+  [0.2910500168800354, -0.7810999751091003, 1.761199951171875],
+  [0.18813952803611755, -0.6732889413833618, 1.6435879468917847],
+];
+const bnbAdamW8bit = [
+  [0.39500001072883606, -0.8899999856948853, 1.8799999952316284],
+  [0.29459986090660095, -0.7807027697563171, 1.767982006072998],
+  [0.19615629315376282, -0.6724815964698792, 1.662986397743225],
+];
+// transformers 5.23.0: Adafactor([p], lr=0.1, weight_decay=0.1, scale_parameter=False, relative_step=False)
+const transformersAdafactor = [
+  [0.395, -0.89, 1.88],
+  [0.269850065668745, -0.7811, 1.794929077251251],
+  [0.13720119338341433, -0.673289, 1.722834959564163],
+];
+const adamw = (options: AdamWOptions) => (tensor: Tensor) =>
+  new AdamW([{ path: 'p', tensor }], { lr: 0.1, ...options });
+const sgd = (options: SGDOptions) => (tensor: Tensor) =>
+  new SGD([{ path: 'p', tensor }], { lr: 0.1, momentum: 0.9, ...options });
+const blockwise = { lr: 0.1, weightDecay: 0.1, min8bitSize: 0 };
+const kinds: Record<string, { make: (p: Tensor) => Optimizer; want: number[][]; dtype?: 'f32' }> = {
+  AdamW: { make: adamw({ weightDecay: 0.1 }), want: torchAdamW },
+  'AdamW with decay after the step': { make: adamw({ weightDecay: 0.1, decayOrder: 'after' }), want: torchDecayAfter },
+  AdamW8bit: { make: (tensor) => new AdamW8bit([{ path: 'p', tensor }], blockwise), want: bnbAdamW8bit, dtype: 'f32' },
+  Lion: { make: (tensor) => new Lion([{ path: 'p', tensor }], blockwise), want: bnbLion, dtype: 'f32' },
+  Lion8bit: { make: (tensor) => new Lion8bit([{ path: 'p', tensor }], blockwise), want: bnbLion, dtype: 'f32' },
+  Adafactor: {
+    make: (tensor) =>
+      new Adafactor([{ path: 'p', tensor }], { lr: 0.1, weightDecay: 0.1, scaleParameter: false, relativeStep: false }),
+    want: transformersAdafactor,
   },
+  SGD: { make: sgd({ weightDecay: 0.01 }), want: torchSGD },
+  'SGD with nesterov': { make: sgd({ nesterov: true, weightDecay: 0.01 }), want: torchNesterov },
+  'SGD with dampening': { make: sgd({ dampening: 0.5 }), want: torchDampening },
 };
 const grads = (s: number): number[] => [0.1 * s, -0.2, 0.3 / s];
 
-describe.each(Object.entries(kinds))('%s', (_name, { make, want }) => {
-  it('does the steps of torch.optim', async () => {
-    const p = leaf([0.5, -1, 2]);
+describe.each(Object.entries(kinds))('%s', (_name, { make, want, dtype = 'f64' as const }) => {
+  it('does the steps of its Python reference', async () => {
+    const p = leaf([0.5, -1, 2], dtype);
+    const tolerance = dtype === 'f64' ? { relative: 1e-12, absolute: 1e-12 } : { relative: 3e-7, absolute: 0 };
     const optimizer = make(p);
     for (let s = 1; s <= 3; s++) {
       using gradients = gradientOf(p, grads(s));
       optimizer.step(gradients);
-      expectClose(await p.data(), want[s - 1]!, { relative: 1e-12, absolute: 1e-12 }, `step ${s}`);
+      expectClose(await p.data(), want[s - 1]!, tolerance, `step ${s}`);
     }
     expect(optimizer.stepCount).toBe(3);
   });
@@ -78,18 +130,66 @@ describe.each(Object.entries(kinds))('%s', (_name, { make, want }) => {
     optimizer.dispose();
     expect(memory(backend).liveBytes).toBeLessThan(before);
   });
+});
+
+describe('loadStateDict', () => {
+  const one = (values: readonly number[]) => [{ path: 'p', tensor: leaf(values) }];
   it('refuses state of other parameters, with all problems', () => {
-    const optimizer = make(leaf([1, 2]));
     const other = tensor([1, 2, 3], { backend });
     expect(() =>
-      optimizer.loadStateDict({
+      new AdamW(one([1, 2])).loadStateDict({
         steps: { p: 1, q: 1 },
         tensors: new Map([
           ['p.exp_avg', other],
           ['p.momentum_buffer', other],
         ]),
       }),
-    ).toThrow(/expected \[2\], got \[3\][\s\S]*q: not a parameter of this optimizer[\s\S]*unexpected/);
+    ).toThrow(/expected \[2\], got \[3\][\s\S]*exp_avg_sq: missing[\s\S]*q: not a parameter[\s\S]*unexpected/);
+  });
+  it('refuses 32-bit state where 8-bit state belongs', () => {
+    const tensors = new Map(['state1', 'absmax1'].map((name) => [`p.${name}`, tensor([1, 2], { backend })]));
+    expect(() => new Lion8bit(one([1, 2]), { min8bitSize: 0 }).loadStateDict({ steps: { p: 1 }, tensors })).toThrow(
+      /state1: expected u8, got f32[\s\S]*absmax1: expected \[1\], got \[2\]/,
+    );
+  });
+});
+
+describe('8-bit state', () => {
+  it('is bytes, a scale a 256 elements, and full state for small or named parameters', () => {
+    const parameters = ['big', 'small', 'named'].map((path) => ({
+      path,
+      tensor: leaf(new Array<number>(path === 'small' ? 4095 : 4100).fill(1), 'f32'),
+    }));
+    const optimizer = new AdamW8bit(parameters, { keep32bit: new Set(['named']) });
+    optimizer.step(
+      scope(() =>
+        parameters
+          .map(({ tensor: p }) => p.sum())
+          .reduce((a, b) => a.add(b))
+          .backward(),
+      ),
+    );
+    const state = optimizer.stateDict().tensors;
+    const spec = (key: string) => `${state.get(key)?.dtype} [${state.get(key)?.shape}]`;
+    expect(spec('big.state1')).toBe('u8 [4100]');
+    expect(spec('big.absmax2')).toBe('f32 [17]');
+    expect([spec('small.state2'), spec('named.state1')]).toEqual(['f32 [4095]', 'f32 [4100]']);
+    expect(state.has('small.absmax1')).toBe(false);
+  });
+});
+
+describe('optimizerByName', () => {
+  it.each(Object.keys(optimizers))('%s lowers a parabola', async (name) => {
+    const p = leaf([3, -2, 1], 'f32');
+    const settings = { lr: 0.05, betas: [0.9, 0.99], eps: 1e-8, weightDecay: 0, keep32bit: new Set<string>() } as const;
+    using optimizer = optimizerByName(name)([{ path: 'p', tensor: p }], settings);
+    for (let i = 0; i < 30; i++) optimizer.step(scope(() => p.mul(p).sum().backward()));
+    const left = Array.from((await p.data()) as Float32Array, Math.abs);
+    expect(left[0]).toBeLessThan(2.2);
+    expect(left[1]).toBeLessThan(1.2);
+  });
+  it('refuses a name that it does not know, listing all', () => {
+    expect(() => optimizerByName('adamx')).toThrow(/must be one of adamw_torch, .*sgd: got adamx/);
   });
 });
 
@@ -124,6 +224,11 @@ describe('groups', () => {
     expect(() => new AdamW([{ path: 'f', tensor: tensor([1], { backend }) }])).toThrow('f is frozen');
     expect(() => new AdamW([p], { lr: -1 })).toThrow('lr and weightDecay must be at least 0: got -1');
     expect(() => new AdamW([p], { betas: [1, 0.9] })).toThrow('betas must be in [0, 1)');
+    expect(() => new Lion([p], { betas: [0.9, 1] })).toThrow('betas must be in [0, 1)');
+    expect(() => new SGD([p], { nesterov: true })).toThrow('nesterov needs a momentum above 0');
+    expect(() => new Adafactor([p], { lr: 1 })).toThrow('lr must be given exactly where relativeStep is false');
+    expect(() => new Adafactor([p], { lr: 1, relativeStep: false, warmupInit: true })).toThrow('needs relativeStep');
+    expect(() => new AdamW8bit([p], { min8bitSize: -1 })).toThrow('min8bitSize must be at least 0');
   });
   it('norms and biases are not decayed', () => {
     const names = [
@@ -206,5 +311,31 @@ describe('clipGradNorm', () => {
     await expect(clipGradNorm(p.sum().backward(), [{ path: 'p', tensor: p }], 0)).rejects.toThrow(
       'maxNorm must be null or above 0: got 0',
     );
+  });
+});
+
+// transformers 5.23.0, f64: the gradients of a [2, 3] matrix are [0.1 s, -0.2, 0.3 / s, 0.05, -0.4 s, 0.2].
+//   Adafactor([p], lr=0.1, weight_decay=0.1, scale_parameter=False, relative_step=False);  Adafactor([p], beta1=0.9, warmup_init=True)
+describe('Adafactor of a matrix', () => {
+  const last = {
+    factored: [-0.05483817760257273, -0.819852960564738, 1.6722759832594583, 0.8774847483525886, 0.28741278147882493, -2.110748581636031],
+    relative: [0.4999977128300004, -0.9999993778618845, 1.9999988957237647, 0.9999996268571593, 1.1978404468048227e-6, -2.0000007059538056],
+  }; // biome-ignore format: a table
+  it.each([
+    ['factored', { lr: 0.1, weightDecay: 0.1, scaleParameter: false, relativeStep: false }],
+    ['relative', { beta1: 0.9, warmupInit: true }],
+  ] as const)('%s is that of transformers', async (name, options) => {
+    const p = tensor([[0.5, -1, 2], [1, 0, -2]], { backend, dtype: 'f64', requiresGrad: true }); // biome-ignore format: a matrix
+    const optimizer = new Adafactor([{ path: 'p', tensor: p }], options);
+    for (let s = 1; s <= 3; s++) {
+      const given = tensor([[0.1 * s, -0.2, 0.3 / s], [0.05, -0.4 * s, 0.2]], { backend, dtype: 'f64' }); // biome-ignore format: a matrix
+      optimizer.step(scope(() => p.mul(given).sum().backward()));
+    }
+    expectClose(await p.data(), last[name], { relative: 1e-12, absolute: 1e-13 }, name);
+    expect([...optimizer.stateDict().tensors].map(([key, t]) => [key, ...t.shape])).toEqual([
+      ...(name === 'relative' ? [['p.exp_avg', 2, 3]] : []),
+      ['p.exp_avg_sq_row', 2],
+      ['p.exp_avg_sq_col', 3],
+    ]);
   });
 });

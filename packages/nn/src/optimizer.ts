@@ -1,4 +1,14 @@
-import { type Gradients, noGrad, openScope, scope, type Tensor, zeros } from '@lorikeet/tensor';
+import {
+  type Gradients,
+  isFloat,
+  noGrad,
+  openScope,
+  type Spec,
+  scope,
+  showShape,
+  type Tensor,
+  zeros,
+} from '@lorikeet/tensor';
 import type { NamedParameter } from './clip-grad-norm.ts';
 import { copyInto, type StateSource } from './load-state-dict.ts';
 
@@ -35,29 +45,45 @@ const isGroups = (given: readonly NamedParameter[] | readonly ParameterGroup[]):
   given.length > 0 && 'parameters' in given[0]!;
 
 /** A tensor that no scope around the call frees. */
-function unscoped(make: () => Tensor): Tensor {
+export function unscoped(make: () => Tensor): Tensor {
   using scope = openScope();
   const made = scope.run(make);
   scope.keep(made);
   return made;
 }
 
-/** Steps and state buffers by parameter path; subclasses say the buffers' names and one parameter's update. */
+/** One parameter's update, and what holds for it. */
+export interface ParameterUpdate {
+  readonly path: string;
+  readonly tensor: Tensor;
+  readonly grad: Tensor;
+  readonly buffers: Readonly<Record<string, Tensor>>;
+}
+export interface UpdateSettings {
+  /** Counts from 1. */
+  readonly step: number;
+  readonly lr: number;
+  readonly weightDecay: number;
+  readonly gradScale: number;
+}
+
+/** State of a parameter's own shape in f32 (f64 for f64 parameters). */
+export const fullState = ({ shape, dtype }: Tensor, ...names: string[]): Record<string, Spec> =>
+  Object.fromEntries(names.map((name) => [name, { shape, dtype: dtype === 'f64' ? 'f64' : 'f32' }]));
+
+/** Steps and state buffers by parameter path; subclasses say the buffers and one parameter's update. */
 export abstract class Optimizer {
   /** Settings may be changed between steps. */
   readonly groups: readonly ResolvedGroup[];
-  readonly #bufferNames: readonly string[];
   readonly #buffers = new Map<string, Record<string, Tensor>>();
   readonly #steps = new Map<string, number>();
 
   constructor(
     given: readonly NamedParameter[] | readonly ParameterGroup[],
     defaults: { readonly lr: number; readonly weightDecay: number },
-    bufferNames: readonly string[],
   ) {
     const groups: readonly ParameterGroup[] = isGroups(given) ? given : [{ parameters: given }];
     this.groups = groups.map((group) => ({ ...defaults, ...group }));
-    this.#bufferNames = bufferNames;
     const seen = new Set<string>();
     for (const { path, tensor } of this.groups.flatMap((g) => g.parameters)) {
       if (seen.has(path)) throw new Error(`optimizer: each parameter must stand in one group: ${path} stands in two.`);
@@ -70,11 +96,11 @@ export abstract class Optimizer {
         throw new RangeError(`optimizer: lr and weightDecay must be at least 0: got ${lr} and ${weightDecay}.`);
   }
 
-  /** Updates one parameter in place; `step` counts from 1. */
-  protected abstract update(
-    parameter: { readonly tensor: Tensor; readonly grad: Tensor; readonly buffers: Readonly<Record<string, Tensor>> },
-    settings: { readonly step: number; readonly lr: number; readonly weightDecay: number; readonly gradScale: number },
-  ): void;
+  /** The state that a parameter needs, by name; all zeros before its first step. */
+  protected abstract stateOf(parameter: NamedParameter): Readonly<Record<string, Spec>>;
+
+  /** Updates one parameter and its buffers in place. */
+  protected abstract update(parameter: ParameterUpdate, settings: UpdateSettings): void;
 
   /** The largest number of steps any parameter has seen. */
   get stepCount(): number {
@@ -89,10 +115,10 @@ export abstract class Optimizer {
           if (!gradients.has(tensor) || tensor.size === 0) continue;
           const step = (this.#steps.get(path) ?? 0) + 1;
           this.#steps.set(path, step);
-          const buffers = this.#buffersOf(path, tensor);
+          const buffers = this.#buffersOf({ path, tensor });
           scope(() =>
             this.update(
-              { tensor, grad: gradients.of(tensor), buffers },
+              { path, tensor, grad: gradients.of(tensor), buffers },
               { step, lr: lr * lrFactor, weightDecay, gradScale },
             ),
           );
@@ -100,16 +126,18 @@ export abstract class Optimizer {
     });
   }
 
-  /** State is f32 (f64 for f64 parameters), zeros before the first step; it belongs to no scope. */
-  #buffersOf(path: string, tensor: Tensor): Record<string, Tensor> {
-    let buffers = this.#buffers.get(path);
+  /** They belong to no scope. */
+  #buffersOf(parameter: NamedParameter): Record<string, Tensor> {
+    let buffers = this.#buffers.get(parameter.path);
     if (!buffers) {
-      const dtype = tensor.dtype === 'f64' ? ('f64' as const) : ('f32' as const);
-      const { backend, shape } = tensor;
+      const { backend } = parameter.tensor;
       buffers = Object.fromEntries(
-        this.#bufferNames.map((name) => [name, unscoped(() => zeros(shape, { backend, dtype }))]),
+        Object.entries(this.stateOf(parameter)).map(([name, { shape, dtype }]) => [
+          name,
+          unscoped(() => zeros(shape, { backend, dtype })),
+        ]),
       );
-      this.#buffers.set(path, buffers);
+      this.#buffers.set(parameter.path, buffers);
     }
     return buffers;
   }
@@ -127,20 +155,18 @@ export abstract class Optimizer {
     readonly steps: Readonly<Record<string, number>>;
     readonly tensors: ReadonlyMap<string, StateSource>;
   }): void {
-    const byPath = new Map(this.groups.flatMap((g) => g.parameters.map((p) => [p.path, p.tensor] as const)));
+    const byPath = new Map(this.groups.flatMap((g) => g.parameters.map((p) => [p.path, p] as const)));
     const problems: string[] = [];
     const wanted = new Set<string>();
     for (const path of Object.keys(state.steps)) {
-      const tensor = byPath.get(path);
-      if (!tensor) problems.push(`${path}: not a parameter of this optimizer`);
+      const parameter = byPath.get(path);
+      if (!parameter) problems.push(`${path}: not a parameter of this optimizer`);
       else
-        for (const name of this.#bufferNames) {
+        for (const [name, spec] of Object.entries(this.stateOf(parameter))) {
           const key = `${path}.${name}`;
           wanted.add(key);
-          const found = state.tensors.get(key);
-          if (!found) problems.push(`${key}: missing`);
-          else if (`${found.shape}` !== `${tensor.shape}`)
-            problems.push(`${key}: expected [${tensor.shape}], got [${found.shape}]`);
+          const problem = misfit(spec, state.tensors.get(key));
+          if (problem) problems.push(`${key}: ${problem}`);
         }
     }
     for (const key of state.tensors.keys()) if (!wanted.has(key)) problems.push(`${key}: unexpected`);
@@ -151,7 +177,7 @@ export abstract class Optimizer {
     this.#steps.clear();
     for (const [path, step] of Object.entries(state.steps)) {
       this.#steps.set(path, step);
-      const buffers = this.#buffersOf(path, byPath.get(path)!);
+      const buffers = this.#buffersOf(byPath.get(path)!);
       for (const [name, t] of Object.entries(buffers)) copyInto(t, state.tensors.get(`${path}.${name}`)!);
     }
   }
@@ -165,6 +191,13 @@ export abstract class Optimizer {
   [Symbol.dispose](): void {
     this.dispose();
   }
+}
+
+function misfit({ shape, dtype }: Spec, found: StateSource | undefined): string | null {
+  if (!found) return 'missing';
+  if (showShape(found.shape) !== showShape(shape)) return `expected ${showShape(shape)}, got ${showShape(found.shape)}`;
+  const converts = isFloat(found.dtype) && isFloat(dtype);
+  return found.dtype === dtype || converts ? null : `expected ${dtype}, got ${found.dtype}`;
 }
 
 /** transformers' rule for what is not decayed: biases and the weights of norms. */

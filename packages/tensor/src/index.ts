@@ -81,7 +81,7 @@ export { createDynamicMap, dequantizeBlockwise, type QuantizedBlocks, quantizeBl
 export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
 export { elementwiseOps, ops, updates } from './ops/registry.ts';
 export { rope } from './ops/rope.ts';
-export { adamwUpdate, sgdUpdate, writeRows } from './ops/update.ts';
+export { adamwUpdate, lionUpdate, sgdUpdate, writeRows } from './ops/update.ts';
 export { normalsOf, permutationOf, RandomKey, randomKey, threefry2x32 } from './random.ts';
 export { nextKey, withRandom } from './random-context.ts';
 export { bytesBuffer, referenceBackend, runReference } from './reference-backend.ts';

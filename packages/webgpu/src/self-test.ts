@@ -115,7 +115,7 @@ function adamw(backend: Backend): Tensor {
     Tensor,
     Tensor,
   ];
-  const rates = { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01 };
+  const rates = { lr: 0.01, beta1: 0.9, beta2: 0.999, eps: 1e-8, weightDecay: 0.01, weightDecayAfter: 0.02 };
   adamwUpdate.apply({ param, grad, m, v }, { ...rates, gradScale: 1, correction1: 0.1, correction2: 0.03 });
   return concat([param, m, v], 0);
 }

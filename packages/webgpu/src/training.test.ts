@@ -26,6 +26,7 @@ const adamw = (step: number) => ({
   beta2: 0.999,
   eps: 1e-8,
   weightDecay: 0.01,
+  weightDecayAfter: 0,
   correction1: 1 - 0.9 ** step,
   correction2: Math.sqrt(1 - 0.999 ** step),
 });
@@ -120,6 +121,9 @@ function withSgd(backend: Backend, dtype: DType): Tensor[] {
   const [param, momentum] = [numbers(backend, dtype, 37, 1), zeros([37], { backend, dtype })];
   const grad = numbers(backend, 'bf16', 37, 2);
   for (let step = 0; step < 3; step++)
-    sgdUpdate.apply({ param, grad, momentum }, { gradScale: 0.5, lr: 0.1, decay: 0.9, weightDecay: 0.01 });
+    sgdUpdate.apply(
+      { param, grad, momentum },
+      { gradScale: 0.5, lr: 0.1, decay: 0.9, dampening: 0, nesterov: 0, weightDecay: 0.01 },
+    );
   return [param, momentum];
 }

@@ -14,7 +14,7 @@ import { matmul8bitOp, quantizeRowwiseOp } from './matmul-8bit.ts';
 import { dequantizeBlockwiseOp, quantizeBlockwiseOp } from './quantize-8bit.ts';
 import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
 import { ropeOp } from './rope.ts';
-import { adamwUpdate, sgdUpdate, writeRowsOp } from './update.ts';
+import { adamwUpdate, lionUpdate, sgdUpdate, writeRowsOp } from './update.ts';
 
 /** Rows of the expression language. */
 export const elementwiseOps: readonly ElementwiseOp[] = Object.values(elementwise);
@@ -29,4 +29,4 @@ export const ops = [
 ] as unknown as readonly Op<string, Readonly<Record<string, unknown>>>[]; // biome-ignore format: a table
 
 /** Rows that write in place. */
-export const updates = [adamwUpdate, sgdUpdate] as const;
+export const updates = [adamwUpdate, sgdUpdate, lionUpdate] as const;

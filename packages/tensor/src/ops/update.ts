@@ -2,40 +2,64 @@
 
 import { defineUpdate } from '../elementwise.ts';
 import { ShapeError } from '../errors.ts';
-import { scalar } from '../expression.ts';
+import { scalar, select } from '../expression.ts';
 import { defineOp } from '../op.ts';
 import { showShape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
 
 /**
- * One AdamW step (Loshchilov and Hutter 2019; torch.optim.AdamW: decay before the step). `gradScale` multiplies the
- * gradient (clipping); `correction1` = 1 - beta1^t, `correction2` = sqrt(1 - beta2^t).
+ * One AdamW step (Loshchilov and Hutter 2019). `gradScale` multiplies the gradient (clipping); `correction1` = 1 - beta1^t,
+ * `correction2` = sqrt(1 - beta2^t). `weightDecay` shrinks the parameter before the step (torch.optim.AdamW),
+ * `weightDecayAfter` after it (bitsandbytes' CUDA kernels).
  */
 export const adamwUpdate = defineUpdate({
   name: 'adamw',
   inputs: ['param', 'grad', 'm', 'v'],
   mutates: ['param', 'm', 'v'],
-  parameters: ['gradScale', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'correction1', 'correction2'],
-  forward: ({ param, grad, m, v, gradScale, lr, beta1, beta2, eps, weightDecay, correction1, correction2 }) => {
-    const g = grad.mul(gradScale);
+  parameters: [
+    'gradScale', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'weightDecayAfter', 'correction1', 'correction2',
+  ], // biome-ignore format: names
+  forward: (x) => {
+    const { param, grad, m, v, lr, beta1, beta2 } = x;
+    const g = grad.mul(x.gradScale);
     const m1 = m.mul(beta1).add(g.mul(scalar(1).sub(beta1)));
     const v1 = v.mul(beta2).add(g.mul(g).mul(scalar(1).sub(beta2)));
-    const decayed = param.mul(scalar(1).sub(lr.mul(weightDecay)));
-    const step = m1.div(correction1).div(v1.sqrt().div(correction2).add(eps));
-    return [decayed.sub(lr.mul(step)), m1, v1];
+    const decayed = param.mul(scalar(1).sub(lr.mul(x.weightDecay)));
+    const step = m1.div(x.correction1).div(v1.sqrt().div(x.correction2).add(x.eps));
+    return [decayed.sub(lr.mul(step)).mul(scalar(1).sub(lr.mul(x.weightDecayAfter))), m1, v1];
   },
 });
 
-/** One SGD step with momentum (torch.optim.SGD, dampening 0): momentum buffer b = momentum * b + g + weightDecay * p. */
+/**
+ * One SGD step (torch.optim.SGD): momentum buffer b = decay * b + (1 - dampening) * g with g = gradient + weightDecay * p;
+ * p moves by b, or by g + decay * b where `nesterov` is not 0.
+ */
 export const sgdUpdate = defineUpdate({
   name: 'sgd',
   inputs: ['param', 'grad', 'momentum'],
   mutates: ['param', 'momentum'],
-  parameters: ['gradScale', 'lr', 'decay', 'weightDecay'],
-  forward: ({ param, grad, momentum, gradScale, lr, decay, weightDecay }) => {
+  parameters: ['gradScale', 'lr', 'decay', 'dampening', 'nesterov', 'weightDecay'],
+  forward: ({ param, grad, momentum, gradScale, lr, decay, dampening, nesterov, weightDecay }) => {
     const g = grad.mul(gradScale).add(param.mul(weightDecay));
-    const b = momentum.mul(decay).add(g);
-    return [param.sub(lr.mul(b)), b];
+    const b = momentum.mul(decay).add(g.mul(scalar(1).sub(dampening)));
+    const step = select(nesterov.ne(0), g.add(b.mul(decay)), b);
+    return [param.sub(lr.mul(step)), b];
+  },
+});
+
+/** One Lion step (Chen et al. 2023; bitsandbytes' Lion): the sign of beta1 * m + (1 - beta1) * g, decay before the step. */
+export const lionUpdate = defineUpdate({
+  name: 'lion',
+  inputs: ['param', 'grad', 'm'],
+  mutates: ['param', 'm'],
+  parameters: ['gradScale', 'lr', 'beta1', 'beta2', 'weightDecay'],
+  forward: ({ param, grad, m, gradScale, lr, beta1, beta2, weightDecay }) => {
+    const g = grad.mul(gradScale);
+    const mixed = m.mul(beta1).add(g.mul(scalar(1).sub(beta1)));
+    // What is neither above nor below 0 is its own sign: 0, or NaN.
+    const sign = select(mixed.gt(0), 1, select(mixed.lt(0), -1, mixed));
+    const decayed = param.mul(scalar(1).sub(lr.mul(weightDecay)));
+    return [decayed.sub(lr.mul(sign)), m.mul(beta2).add(g.mul(scalar(1).sub(beta2)))];
   },
 });
 
