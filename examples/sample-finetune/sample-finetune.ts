@@ -64,7 +64,7 @@ export async function sampleFinetune(options: SampleOptions) {
 
   // Model loading
   using model = await loadPhi3(files, base.path, { backend });
-  model.gradientCheckpointing = training.gradientCheckpointing;
+  model.gradientCheckpointing = training.gradientCheckpointing === true;
   const tokenizer = createTokenizer({
     tokenizerJson: await readJson(files, joinPath(base.path, 'tokenizer.json')),
     tokenizerConfig: await readJson(files, joinPath(base.path, 'tokenizer_config.json')),

@@ -14,7 +14,7 @@ export { type GenerateBatchOptions, generateBatch } from './generate-batch.ts';
 export { type InitPhi3Options, initPhi3 } from './initialize.ts';
 export { type AttentionCache, KeyValueCache } from './key-value-cache.ts';
 export { type LoadPhi3Options, loadPhi3 } from './load.ts';
-export { countTrainedTokens, ignoreIndex, type LossBatch, type LossOptions, shiftLabels } from './loss.ts';
+export { causalLoss, countTrainedTokens, ignoreIndex, type LossBatch, type LossOptions, shiftLabels } from './loss.ts';
 export {
   type ActivationStorage,
   type LogitsOptions,

@@ -1,58 +1,37 @@
 import { FileError } from '@lorikeet/files';
 import { OutOfMemoryError } from '@lorikeet/tensor';
+import type { StepMemory } from './plan-memory.ts';
 
-/** What a run's memory and time follow from. The caller knows the model; this file knows only the arithmetic. */
+/** Bytes of each part of the peak, and of what is a part of those. */
+export interface MemoryPlan extends StepMemory {
+  /** At most at once in the head and the loss, part of `activations`: a chunk of logits, its softmax and its gradient. */
+  readonly logits: number;
+  /** What the process holds beside tensors: runtime, code, rows, borrowed memory of kernels. */
+  readonly process: number;
+  /** Of the weights, what lies where everything else is computed (the cpu backend's work memory). Default 0. */
+  readonly weightsInWork?: number;
+}
+
+/** What a run's cost follows from. */
 export interface RunFacts {
-  /** Bytes of all weights as they lie in memory, the adapter's included. */
-  readonly weightBytes: number;
-  /** What the process holds before anything is loaded: runtime, code, rows. Default 0. */
-  readonly processBytes?: number;
+  readonly memory: MemoryPlan;
   readonly trainableParameters: number;
-  readonly layers: number;
-  readonly hiddenSize: number;
-  /** Width inside the feed-forward part. */
-  readonly intermediateSize: number;
-  readonly vocabularySize: number;
-  /** Width of queries, keys and values together. Default 3 hiddenSize. */
-  readonly queryKeyValueSize?: number;
-  /** Tokens of the largest micro-batch. */
-  readonly tokensPerBatch: number;
   /** Tokens of an optimizer step, on average. */
   readonly tokensPerStep: number;
   readonly totalSteps: number;
   /** Steps done before this session. Default 0. */
   readonly stepsDone?: number;
-  /** Layers are recomputed in the backward. Default false. */
-  readonly gradientCheckpointing?: boolean;
-  /** Whether dropout is above 0: some dropped copies are kept beside the originals. Default false. */
-  readonly dropout?: boolean;
-  /** Rows of logits that exist at a time. Default 256. */
-  readonly chunkRows?: number;
   /** Checkpoints kept; null keeps all. Default 2. */
   readonly saveTotalLimit?: number | null;
   /** Checkpoints the run writes in all. Default 1. */
   readonly checkpoints?: number;
 }
 
-/** What three steps showed. */
+/** What a probe or the first three steps showed. */
 export interface MeasuredSpeed {
   readonly tokensPerSecond: number;
   /** Most bytes the process took so far: replaces the planned peak where it is higher. */
   readonly peakBytes?: number;
-}
-
-/** Bytes of each part of the peak. */
-export interface MemoryPlan {
-  readonly weights: number;
-  readonly gradients: number;
-  readonly optimizer: number;
-  /** What the backward needs of the forward, for one micro-batch. */
-  readonly activations: number;
-  /** Logits of one chunk, their softmax and their gradient. */
-  readonly logits: number;
-  /** What the process held before. */
-  readonly process: number;
-  readonly peakBytes: number;
 }
 
 export interface RunEstimate {
@@ -68,51 +47,20 @@ export interface RunEstimate {
   readonly hours: number | null;
 }
 
-const f32Bytes = 4;
+/** Names, state and manifest of a checkpoint. */
+const checkpointOverheadBytes = 65_536;
 
-/** Floats that one token leaves in one layer for the backward: inputs of norms and products, q k v before and after rotation, gate, up and their product. */
-function floatsPerTokenAndLayer(facts: RunFacts): number {
-  const { hiddenSize: d, intermediateSize: f, queryKeyValueSize: qkv = 3 * d } = facts;
-  return (facts.dropout ? 7 : 5) * d + 2 * qkv + 3 * f;
-}
-
-/** Peak memory of training, by parts. */
-export function planMemory(facts: RunFacts): MemoryPlan {
-  const { tokensPerBatch: t, layers, hiddenSize: d, vocabularySize: v, chunkRows = 256, processBytes = 0 } = facts;
-  for (const name of ['weightBytes', 'trainableParameters', 'layers', 'hiddenSize', 'tokensPerBatch'] as const)
-    if (!(facts[name] >= 0 && Number.isFinite(facts[name])))
-      throw new RangeError(`planMemory: ${name} must be a number of at least 0: got ${facts[name]}.`);
-  const layer = t * floatsPerTokenAndLayer(facts) * f32Bytes;
-  // Recomputing keeps each layer's input and one layer's inside; beside it stand the gradients that flow through that layer.
-  const kept = facts.gradientCheckpointing ? layers * t * d * f32Bytes + layer : layers * layer;
-  const activations = kept + layer / 2;
-  const gradients = facts.trainableParameters * f32Bytes;
-  const optimizer = facts.trainableParameters * 2 * f32Bytes;
-  const logits = 3 * Math.min(chunkRows, t) * v * f32Bytes;
-  const weights = facts.weightBytes;
-  return {
-    weights,
-    gradients,
-    optimizer,
-    activations,
-    logits,
-    process: processBytes,
-    peakBytes: Math.ceil(weights + gradients + optimizer + activations + logits + processBytes),
-  };
-}
-
-/** What a run will cost: before step one from facts alone, after three steps with their speed. */
+/** What a run will cost: before step one from facts alone, with its speed once that was probed or three steps were done. */
 export function estimateRun(facts: RunFacts, measured?: MeasuredSpeed): RunEstimate {
-  const memory = planMemory(facts);
-  // Parameters and two moments in f32; names, state and manifest take some KiB.
-  const checkpointBytes = facts.trainableParameters * 3 * f32Bytes + 65_536;
+  const { memory } = facts;
+  const checkpointBytes = memory.adapter + memory.optimizer + checkpointOverheadBytes;
   const { saveTotalLimit = 2, checkpoints = 1, stepsDone = 0 } = facts;
   const standing = saveTotalLimit === null ? checkpoints : Math.min(checkpoints, saveTotalLimit + 1);
   const tokens = Math.max(0, facts.totalSteps - stepsDone) * facts.tokensPerStep;
   const speed = measured && measured.tokensPerSecond > 0 ? measured.tokensPerSecond : null;
   return {
     memory,
-    peakBytes: Math.max(memory.peakBytes, measured?.peakBytes ?? 0),
+    peakBytes: Math.max(memory.peakBytes + memory.process, measured?.peakBytes ?? 0),
     checkpointBytes,
     diskBytes: checkpoints === 0 ? 0 : (standing + 1) * checkpointBytes,
     tokens,
@@ -152,47 +100,51 @@ export interface Room {
   readonly outputDir?: string;
 }
 
-/** What would help most, the largest part first. */
-function advice(facts: RunFacts, { activations, weights, gradients, optimizer }: MemoryPlan): string {
-  const perToken = activations / Math.max(1, facts.tokensPerBatch);
-  const steps: readonly (readonly [bytes: number, text: string])[] = [
-    [
-      activations,
-      facts.gradientCheckpointing
-        ? `lower the batch size or maxLength (each token of a batch takes ${showBytes(perToken)})`
-        : 'set gradientCheckpointing, or lower the batch size or maxLength',
-    ],
-    [weights, 'use a smaller base model'],
-    [gradients + optimizer, 'lower the rank r, or adapt fewer modules'],
-  ];
-  const largest = Math.max(...steps.map(([bytes]) => bytes));
-  // What is less than a tenth of the largest part changes nothing.
-  return [...steps]
-    .sort((a, b) => b[0] - a[0])
-    .filter(([bytes]) => bytes >= largest / 10)
-    .slice(0, 2)
-    .map(([, text]) => text)
-    .join('; or ');
+/** A change to the options and the bytes it gives back. */
+export interface MemoryChange {
+  /** As an instruction: "set training.gradientCheckpointing: true". */
+  readonly change: string;
+  readonly savesBytes: number;
+}
+
+/** Whether a run fits; what is unknown fits. */
+export function hasRoom(estimate: RunEstimate, { memoryBytes, workBytes, diskBytes }: Room): boolean {
+  const within = (need: number, most: number | undefined): boolean => most === undefined || need <= most;
+  return (
+    within(estimate.peakBytes, memoryBytes) &&
+    within(workOf(estimate.memory), workBytes) &&
+    within(estimate.diskBytes, diskBytes)
+  );
+}
+
+/** Bytes that must stand in work memory at once. */
+const workOf = ({ peakBytes, weights, weightsInWork = 0 }: MemoryPlan): number => peakBytes - weights + weightsInWork;
+
+/** The changes that help, the best first; without any, what is left to a person. */
+function advice(changes: readonly MemoryChange[]): string {
+  const helpful = changes.filter(({ savesBytes }) => savesBytes > 0).sort((a, b) => b.savesBytes - a.savesBytes);
+  if (helpful.length === 0) return 'lower the batch size, data.maxLength or the rank r, or use a smaller base model';
+  return helpful.map(({ change, savesBytes }) => `${change} (saves ${showBytes(savesBytes)})`).join('; or ');
 }
 
 /**
  * Stops a run that cannot fit, before anything is loaded.
  *
+ * @param changes what could be changed and what it would save
  * @throws OutOfMemoryError or FileError (ENOSPC), with what is needed, what there is and what to change
  */
-export function requireRoom(facts: RunFacts, estimate: RunEstimate, room: Room): void {
+export function requireRoom(estimate: RunEstimate, room: Room, changes: readonly MemoryChange[] = []): void {
   const { memoryBytes, workBytes, diskBytes, outputDir = 'outputDir' } = room;
   const { memory: m } = estimate;
-  const parts = `weights ${showBytes(m.weights)}, gradients ${showBytes(m.gradients)}, optimizer ${showBytes(m.optimizer)}, activations ${showBytes(m.activations)}, logits ${showBytes(m.logits)}`;
+  const parts = `weights ${showBytes(m.weights)}, adapter ${showBytes(m.adapter)}, gradients ${showBytes(m.gradients)}, optimizer ${showBytes(m.optimizer)}, activations ${showBytes(m.activations)}`;
   if (memoryBytes !== undefined && estimate.peakBytes > memoryBytes)
     throw new OutOfMemoryError(
-      `estimate: the run must fit into ${showBytes(memoryBytes)} of memory: it needs about ${showBytes(estimate.peakBytes)} (${parts}). To change: ${advice(facts, m)}.`,
+      `estimate: the run must fit into ${showBytes(memoryBytes)} of memory: it needs about ${showBytes(estimate.peakBytes)} (${parts}). To change: ${advice(changes)}.`,
     );
-  const adapter = facts.trainableParameters * f32Bytes;
-  const work = adapter + m.gradients + m.optimizer + m.activations + m.logits;
+  const work = workOf(m);
   if (workBytes !== undefined && work > workBytes)
     throw new OutOfMemoryError(
-      `estimate: all but the base weights must fit into ${showBytes(workBytes)} of memory, as much as this device computes in: it needs about ${showBytes(work)} (adapter ${showBytes(adapter)}, ${parts.replace(/^weights [^,]*, /, '')}). To change: ${advice(facts, { ...m, weights: 0 })}.`,
+      `estimate: all but the base weights must fit into ${showBytes(workBytes)} of memory, as much as this device computes in: it needs about ${showBytes(work)} (${parts}). To change: ${advice(changes)}.`,
     );
   if (diskBytes !== undefined && estimate.diskBytes > diskBytes)
     throw new FileError(

@@ -11,9 +11,10 @@ export * from './data/index.ts';
 export {
   describeRun,
   estimateRun,
+  hasRoom,
   type MeasuredSpeed,
+  type MemoryChange,
   type MemoryPlan,
-  planMemory,
   type Room,
   type RunEstimate,
   type RunFacts,
@@ -32,5 +33,6 @@ export {
   resolveOptions,
   type TrainingOptions,
 } from './options.ts';
+export { planMemory, type StepMemory } from './plan-memory.ts';
 export { EventFile } from './tensorboard.ts';
 export { type TrainBatches, train } from './train.ts';

@@ -89,9 +89,15 @@ export const trainingSchema = z.strictObject({
   perDeviceEvalBatchSize: whole(1).default(8).describe('Rows of an evaluation batch'),
   gradientAccumulationSteps: whole(1).default(1).describe('Micro-batches of one optimizer step'),
   gradientCheckpointing: z
-    .boolean()
+    .union([z.boolean(), z.literal('auto')])
     .default(false)
-    .describe('Recompute layers in the backward: less memory, more time'),
+    .describe('Recompute layers in the backward: less memory, more time; auto: only where memory is short'),
+  activationStorage: z
+    .enum(['f32', 'bf16', 'auto'])
+    .default('f32')
+    .describe(
+      'How gradientCheckpointing keeps inputs of layers; bf16 takes half and moves gradients by a few thousandths of their norm; auto: only where memory is short',
+    ),
   maxGradNorm: z.number().min(0).default(1).describe('Gradients are scaled down to this norm; 0: never'),
   weightDecay: z.number().min(0).lt(Infinity).default(0).describe("AdamW's decay"),
   adamBeta1: part.default(0.9).describe('Decay rate of the mean of gradients in AdamW'),

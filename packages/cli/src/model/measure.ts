@@ -22,7 +22,12 @@ export function evaluatePhi3(
   examples: readonly Example[],
   batchSize: number,
 ): Promise<Evaluation> {
-  return evaluate(model, evaluationBatches(examples, batchSize), {
+  return evaluateBatches(model, evaluationBatches(examples, batchSize));
+}
+
+/** The same over batches that are made. */
+export function evaluateBatches(model: Phi3ForCausalLM, batches: Iterable<Batch>): Promise<Evaluation> {
+  return evaluate(model, batches, {
     hidden: (batch: Batch) => model.forward(batch),
     head: (rows) => model.lm_head.forward(rows),
   });

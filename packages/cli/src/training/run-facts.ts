@@ -1,13 +1,15 @@
-/** What a run will need, known from headers alone: nothing is loaded before it is clear that it fits. */
+/** What a run will need, known from headers and a dry run: nothing is loaded before it is clear that it fits. */
 import { type FileSystem, parentPath } from '@lorikeet/files';
 import { completeLoraConfig, type LoraConfig, resolveTargets } from '@lorikeet/lora';
 import type { ModuleLike } from '@lorikeet/nn';
 import { type Phi3Config, phi3Tensors } from '@lorikeet/phi3';
 import { openCheckpoint } from '@lorikeet/safetensors';
-import type { Backend } from '@lorikeet/tensor';
+import type { Backend, DType } from '@lorikeet/tensor';
 import {
+  type Batch,
   type BatchSource,
   type Example,
+  evaluationBatches,
   planSteps,
   type ResolvedOptions,
   type Room,
@@ -16,6 +18,7 @@ import {
 import type { ResolvedConfig } from '../config/schema.ts';
 import { exitCodes, withExitCode } from '../errors.ts';
 import { deviceMemory } from '../model/device-memory.ts';
+import { type Checkpointing, type DryRunInput, dryRun } from './dry-run.ts';
 
 /** The linears of a Phi-3 by path, as shapes: enough to say which of them a configuration means. */
 function linearShapes(config: Phi3Config): ReadonlyMap<string, readonly [outFeatures: number, inFeatures: number]> {
@@ -52,48 +55,66 @@ export async function countAdapterParameters(model: Phi3Config, lora: LoraConfig
 
 export interface FactsInput {
   readonly files: FileSystem;
+  readonly backend: Backend;
   readonly config: ResolvedConfig;
   readonly options: ResolvedOptions;
   readonly modelConfig: Phi3Config;
   readonly lora: LoraConfig;
   readonly batches: BatchSource;
-  readonly examples: readonly Example[];
+  readonly evalExamples: readonly Example[];
 }
 
-export async function runFacts({
-  files,
-  config,
-  options,
-  modelConfig: m,
-  lora,
-  batches,
-  examples,
-}: FactsInput): Promise<RunFacts> {
-  const { training, data, peft } = config;
-  const trainableParameters = await countAdapterParameters(m, lora);
+/** Micro-batches looked at for the largest one. */
+const mostDraws = 20_000;
+
+/** The largest micro-batch that a run will draw; the order of the batches is left as it is. */
+function largestBatch(batches: BatchSource, microBatches: number): Batch {
+  const state = batches.state();
+  let largest = batches.next();
+  for (let i = 1; i < Math.min(mostDraws, microBatches); i++) {
+    const next = batches.next();
+    if (next.ids.length > largest.ids.length) largest = next;
+  }
+  batches.restore(state);
+  return largest;
+}
+
+/** Everything a dry run of a configuration needs. */
+export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
+  const { files, backend, config, options, modelConfig, lora, batches, evalExamples } = input;
   const reader = await openCheckpoint(files, config.model.path);
-  const storedBytes = [...reader.entries.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+  const { totalSteps } = planSteps(batches.batchesPerEpoch, options);
+  const evalBatches = [...evaluationBatches(evalExamples, config.training.perDeviceEvalBatchSize)];
+  return {
+    backend,
+    modelConfig,
+    lora,
+    options,
+    dtypeOf: (path) => {
+      const stored = reader.entries.get(path)?.dtype;
+      return stored === 'f16' || stored === 'bf16' ? stored : ('f32' satisfies DType);
+    },
+    batch: largestBatch(batches, totalSteps * options.gradientAccumulationSteps),
+    evalBatch: evalBatches.sort((a, b) => b.ids.length - a.ids.length)[0],
+  };
+}
+
+/** Bytes that a process comes to hold beside its tensors while it trains: compiled code, graphs, garbage not yet collected. */
+const processGrowthBytes = 0;
+
+export async function runFacts(input: FactsInput, dry: DryRunInput, checkpointing: Checkpointing): Promise<RunFacts> {
+  const { options, modelConfig, lora, batches } = input;
   const { totalSteps, stepsPerEpoch } = planSteps(batches.batchesPerEpoch, options);
-  const longest = examples.reduce((most, { ids }) => Math.max(most, ids.length), 0);
-  const tokensPerItem = data.packing ? Math.min(data.maxLength, batches.tokensPerEpoch) : longest;
   const saves =
     options.saveStrategy === 'no'
       ? 0
       : Math.max(1, Math.ceil(totalSteps / (options.saveStrategy === 'epoch' ? stepsPerEpoch : options.saveSteps)));
+  const processBytes = process.memoryUsage.rss();
   return {
-    weightBytes: storedBytes + trainableParameters * 4,
-    processBytes: process.memoryUsage.rss(),
-    trainableParameters,
-    layers: m.numHiddenLayers,
-    hiddenSize: m.hiddenSize,
-    intermediateSize: m.intermediateSize,
-    vocabularySize: m.vocabSize,
-    queryKeyValueSize: (m.numAttentionHeads + 2 * m.numKeyValueHeads) * m.headDim,
-    tokensPerBatch: Math.min(training.perDeviceTrainBatchSize, batches.itemCount) * tokensPerItem,
+    memory: { ...(await dryRun(dry, checkpointing)), process: processBytes + processGrowthBytes },
+    trainableParameters: await countAdapterParameters(modelConfig, lora),
     tokensPerStep: batches.tokensPerEpoch / stepsPerEpoch,
     totalSteps,
-    gradientCheckpointing: training.gradientCheckpointing,
-    dropout: peft.loraDropout > 0,
     saveTotalLimit: options.saveTotalLimit,
     checkpoints: saves,
   };

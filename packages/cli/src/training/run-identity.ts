@@ -25,6 +25,7 @@ export async function runIdentity(
     lossOn, maxLength, packing, packingRows, order, maxRows, testSize, splitSeed, onBadRow, sampleBy,
     perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor, neftuneNoiseAlpha,
     peft,
+    ...(training.activationStorage === 'bf16' ? { activationStorage: 'bf16' } : {}),
     ...(packing && data.packingStrategy !== 'bfd' ? { packingStrategy: data.packingStrategy } : {}),
     // Which rows a seed holds out: runs of versions before this one split in another order.
     ...(evalSha256 === null && testSize > 0 ? { splitOrder: 'numpy' } : {}),

@@ -10,38 +10,38 @@ import {
 } from '@lorikeet/files';
 import { adapterWeightsName, applyLora, saveAdapter, writeAdapterFiles } from '@lorikeet/lora';
 import { copyInto, trainableParameters } from '@lorikeet/nn';
-import { type Phi3ForCausalLM, readPhi3Config } from '@lorikeet/phi3';
+import type { Phi3ForCausalLM } from '@lorikeet/phi3';
 import { openSafetensors } from '@lorikeet/safetensors';
 import { type DType, NonFiniteError, randomKey } from '@lorikeet/tensor';
 import {
   type Batch,
+  type BatchSource,
   checkpointPath,
-  createBatches,
   describeRun,
   type EndEvent,
   type Evaluation,
   estimateRun,
+  hasRoom,
   listCheckpoints,
+  type ResolvedOptions,
   type RunFacts,
   requireRoom,
-  resolveOptions,
   type StepEvent,
-  type TrainingOptions,
   train,
 } from '@lorikeet/trainer';
 import { printConfig } from '../config/print-config.ts';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import { choosesTemplate } from '../model/chat-template.ts';
-import { loadTokenizer } from '../model/load-tokenizer.ts';
 import { evaluatePhi3 } from '../model/measure.ts';
 import type { ClosableBackend } from '../model/open-backend.ts';
 import { openModel, resolvedConfigName } from '../model/open-model.ts';
 import type { Output } from '../output.ts';
 import { formatCount } from '../terminal/format.ts';
 import { StepsProgress } from '../terminal/progress.ts';
-import { type PreparedData, prepareData, runPaths } from './prepare-data.ts';
-import { roomFor, runFacts } from './run-facts.ts';
+import { memoryChanges } from './memory-changes.ts';
+import { type PreparedData, runPaths } from './prepare-data.ts';
+import { prepareRun } from './prepare-run.ts';
 import { runIdentity } from './run-identity.ts';
 
 export interface TrainingEnvironment {
@@ -77,26 +77,12 @@ export interface TrainingOutcome {
 }
 
 /** Trains as the configuration says. @throws errors whose messages name places in the data, never its texts */
-export async function runTraining(config: ResolvedConfig, environment: TrainingEnvironment): Promise<TrainingOutcome> {
+export async function runTraining(given: ResolvedConfig, environment: TrainingEnvironment): Promise<TrainingOutcome> {
   const { files, output, backend, dryRun = false } = environment;
-  const options = resolveOptions(trainingOptions(config, environment.resume));
-  const modelConfig = await readPhi3Config(files, config.model.path);
-  const tokenizer = await loadTokenizer(files, config.model.path, config.model);
-  const data = await prepareData(files, config, tokenizer, output);
-  const batches = createBatches(data.examples, {
-    batchSize: config.training.perDeviceTrainBatchSize,
-    packing: config.data.packing,
-    packingStrategy: config.data.packingStrategy,
-    ...(config.data.packingRows === undefined ? {} : { packingRows: config.data.packingRows }),
-    maxLength: config.data.maxLength,
-    order: config.data.order,
-    seed: config.training.seed,
-  });
-  const lora = loraConfig(config);
-  const facts = await runFacts({ files, config, options, modelConfig, lora, batches, examples: data.examples });
-  const estimate = estimateRun(facts);
+  const prepared = await prepareRun(given, environment);
+  const { config, options, tokenizer, data, batches, lora, facts, estimate, checkpointing, room } = prepared;
   output.progress(describeRun(estimate));
-  requireRoom(facts, estimate, await roomFor(files, config.training.outputDir, backend));
+  if (!hasRoom(estimate, room)) requireRoom(estimate, room, await memoryChanges(prepared));
   const chatTemplate = choosesTemplate(config.model) ? tokenizer.chatTemplate : undefined;
   const run = new FineTuning({ config, environment, data, facts, estimate, chatTemplate });
   if (dryRun) return run.planned();
@@ -104,22 +90,13 @@ export async function runTraining(config: ResolvedConfig, environment: TrainingE
   const paths = { modelDir: config.model.path, adapterDir: undefined, template: config.model };
   const { model } = await openModel(files, paths, backend, output);
   refuseNonFinite(model, config);
-  model.gradientCheckpointing = config.training.gradientCheckpointing;
+  model.gradientCheckpointing = checkpointing.gradientCheckpointing;
+  model.activationStorage = checkpointing.activationStorage;
   model.neftuneNoiseAlpha = config.training.neftuneNoiseAlpha ?? null;
   await withExitCode(exitCodes.user, () => applyLora(model, lora, { key: randomKey(config.training.seed, 'lora') }));
   const identity = await runIdentity(files, config, data, tokenizer);
   if (environment.resume === undefined) await discardEarlierRun(files, config.training.outputDir);
   return run.train(model, batches, options, identity);
-}
-
-function loraConfig({ peft, model }: ResolvedConfig) {
-  return model.revision === undefined ? peft : { ...peft, revision: model.revision };
-}
-
-function trainingOptions({ training }: ResolvedConfig, resume: string | undefined): TrainingOptions {
-  // Where nothing is said, held-out rows are measured after each epoch: run() turns it off when there are none.
-  const { evalStrategy = 'epoch', ...others } = training;
-  return { ...others, evalStrategy, resumeFromCheckpoint: resume ?? null } as TrainingOptions;
 }
 
 function refuseNonFinite(model: Phi3ForCausalLM, config: ResolvedConfig): void {
@@ -186,8 +163,8 @@ class FineTuning {
 
   async train(
     model: Phi3ForCausalLM,
-    batches: ReturnType<typeof createBatches>,
-    options: ReturnType<typeof resolveOptions>,
+    batches: BatchSource,
+    options: ResolvedOptions,
     identity: Readonly<Record<string, unknown>>,
   ): Promise<TrainingOutcome> {
     const { config, environment, data, chatTemplate } = this.#parts;

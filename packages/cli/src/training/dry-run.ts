@@ -1,0 +1,97 @@
+/** The bytes of a run, from running its own step without arithmetic: what `plan` shows and what `train` checks first. */
+import { applyLora, type LoraConfig } from '@lorikeet/lora';
+import type { LinearFactory } from '@lorikeet/nn';
+import { buildPhi3, causalLoss, type Phi3Config, type Phi3ForCausalLM } from '@lorikeet/phi3';
+import { type Backend, bytesPerElement, type DType, dryRunBackend, memory, scope, zeros } from '@lorikeet/tensor';
+import { type Batch, planMemory, type ResolvedOptions, type StepMemory } from '@lorikeet/trainer';
+import { evaluateBatches } from '../model/measure.ts';
+
+/** How layers wait for the backward. */
+export interface Checkpointing {
+  readonly gradientCheckpointing: boolean;
+  readonly activationStorage: 'f32' | 'bf16';
+}
+
+export interface DryRunInput {
+  /** Where the run will compute: says which ops have kernels there. Nothing is computed or held on it. */
+  readonly backend: Backend;
+  readonly modelConfig: Phi3Config;
+  /** The dtype in which a tensor of the checkpoint is kept. */
+  readonly dtypeOf: (path: string) => DType;
+  /** Makes the linear layers. Default: dense. */
+  readonly linear?: LinearFactory | undefined;
+  readonly lora: LoraConfig;
+  readonly options: ResolvedOptions;
+  /** The largest micro-batch of the run. */
+  readonly batch: Batch;
+  /** The largest batch of its evaluations. */
+  readonly evalBatch?: Batch | undefined;
+}
+
+/** One buffer of zeros for all weights: never written, so it takes no memory. */
+let zeroBytes = new Uint8Array(0);
+function zerosOf(byteLength: number): Uint8Array {
+  if (zeroBytes.length < byteLength) zeroBytes = new Uint8Array(byteLength);
+  return zeroBytes.subarray(0, byteLength);
+}
+
+/** A model of these shapes on a backend that only counts. */
+async function dryModel(input: DryRunInput): Promise<Phi3ForCausalLM> {
+  const { modelConfig, dtypeOf, linear } = input;
+  const bytesOf = (shape: readonly number[], dtype: DType): number =>
+    bytesPerElement[dtype] * shape.reduce((product, n) => product * n, 1);
+  return buildPhi3(
+    modelConfig,
+    (path, shape) => {
+      const dtype = dtypeOf(path);
+      return {
+        path,
+        shape,
+        dtype,
+        read: async () => zerosOf(bytesOf(shape, dtype)),
+        readRows: async (start, end) => zerosOf(bytesOf([end - start, ...shape.slice(1)], dtype)),
+      };
+    },
+    { backend: dryRunBackend(input.backend), linear },
+  );
+}
+
+/** Bytes of the base alone. */
+export async function baseBytes(input: Omit<DryRunInput, 'lora' | 'options' | 'batch'>): Promise<number> {
+  using model = await dryModel(input as DryRunInput);
+  return memory(model.backend).liveBytes;
+}
+
+/** What a step holds, and at most at once in head and loss. */
+export async function dryRun(
+  input: DryRunInput,
+  { gradientCheckpointing, activationStorage }: Checkpointing,
+): Promise<StepMemory & { readonly logits: number }> {
+  const { lora, options, batch, evalBatch } = input;
+  using model = await dryModel(input);
+  // First values have no part in what a step holds, and some are worked out from weights that are not there.
+  applyLora(model, { ...lora, initLoraWeights: true });
+  model.gradientCheckpointing = gradientCheckpointing;
+  model.activationStorage = activationStorage;
+  const logits = headBytes(model, batch);
+  const step = await planMemory(model, (b: Batch, o) => model.loss(b, o), batch, options);
+  if (!evalBatch) return { ...step, logits };
+  const use = memory(model.backend);
+  use.peakBytes = use.liveBytes;
+  await evaluateBatches(model, [evalBatch]);
+  // Gradients are not there while held-out rows are measured; the optimizer's state is.
+  const missing = use.peakBytes + step.optimizer - step.peakBytes;
+  if (missing <= 0) return { ...step, logits };
+  return { ...step, activations: step.activations + missing, peakBytes: step.peakBytes + missing, logits };
+}
+
+function headBytes(model: Phi3ForCausalLM, batch: Batch): number {
+  const { backend, config } = model;
+  const use = memory(backend);
+  return scope(() => {
+    const hidden = zeros([batch.ids.length, config.hiddenSize], { backend, requiresGrad: true });
+    const before = (use.peakBytes = use.liveBytes);
+    causalLoss(hidden, model.lm_head, batch, {});
+    return use.peakBytes - before;
+  });
+}
