@@ -1,5 +1,11 @@
 import type { FileSystem } from '@lorikeet/files';
-import { type ScheduleName, type ScheduleOptions, scheduleByName } from '@lorikeet/nn';
+import {
+  type OptimizerName,
+  optimizerByName,
+  type ScheduleName,
+  type ScheduleOptions,
+  scheduleByName,
+} from '@lorikeet/nn';
 
 /** When something happens: never, every so many optimizer steps, or at the end of each epoch. */
 export type IntervalStrategy = 'no' | 'steps' | 'epoch';
@@ -22,11 +28,13 @@ export interface TrainingOptions {
   readonly gradientAccumulationSteps?: number;
   /** Gradients are scaled down to this global norm; 0 clips nothing. Default 1. */
   readonly maxGradNorm?: number;
-  /** AdamW's decay, not applied to biases and norms. Default 0. */
+  /** transformers' optim. The 8-bit ones hold a quarter of the state's memory. Default 'adamw_torch'. */
+  readonly optim?: OptimizerName;
+  /** Decay of weights, not applied to biases and norms. Default 0. */
   readonly weightDecay?: number;
-  /** Decay rate of the first moment. Default 0.9. */
+  /** Decay rate of the first moment of AdamW; Lion's first beta. Default 0.9. */
   readonly adamBeta1?: number;
-  /** Decay rate of the second moment. Default 0.999. */
+  /** Decay rate of the second moment; Lion's second beta, for which its authors take 0.99. Default 0.999. */
   readonly adamBeta2?: number;
   /** Added to the root of the second moment. Default 1e-8. */
   readonly adamEpsilon?: number;
@@ -97,6 +105,7 @@ const defaults: ResolvedOptions = {
   maxSteps: -1,
   gradientAccumulationSteps: 1,
   maxGradNorm: 1,
+  optim: 'adamw_torch',
   weightDecay: 0,
   adamBeta1: 0.9,
   adamBeta2: 0.999,
@@ -157,6 +166,7 @@ export function resolveOptions(given: TrainingOptions): ResolvedOptions {
       `training: saveTotalLimit must be null or a whole number of at least 1: got ${options.saveTotalLimit}.`,
     );
   scheduleByName(options.lrSchedulerType);
+  optimizerByName(options.optim);
   checkStrategies(options);
   return options;
 }

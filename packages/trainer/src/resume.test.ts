@@ -1,4 +1,5 @@
 import { type FileSystem, LockError, memoryFiles } from '@lorikeet/files';
+import { openSafetensors } from '@lorikeet/safetensors';
 import { referenceBackend } from '@lorikeet/tensor';
 import { describe, expect, it } from 'vitest';
 import type { TrainEvent } from './events.ts';
@@ -72,6 +73,41 @@ describe('resume', () => {
       const [a, b] = [whole.events.at(-1)!, second.events.at(-1)!];
       expect(a.type === 'end' && b.type === 'end' && b.trainLoss).toBe(a.type === 'end' && a.trainLoss);
     }
+  });
+
+  it.each(['adamw_8bit', 'paged_adamw_8bit', 'lion_8bit', 'adafactor', 'sgd'] as const)(
+    'the state of %s comes back bit for bit',
+    async (optim) => {
+      // A projection of 66 x 66 is just large enough for 8-bit state.
+      const run = (options: TinyRun) =>
+        tinyRun({
+          ...setting,
+          dropout: 0,
+          maxSteps: 4,
+          optim,
+          model: new TinyModel(referenceBackend(), { width: 66 }),
+          ...options,
+        });
+      const whole = await run({});
+      const first = await run(stopAfter(2));
+      const saved = await openSafetensors(first.files, 'run/checkpoint-2/optimizer.safetensors');
+      const kinds = new Map([...saved.entries].map(([name]) => [name, saved.entry(name).dtype]));
+      if (optim.endsWith('8bit')) {
+        expect(kinds.get('proj.weight.state1')).toBe('u8');
+        expect(kinds.get('proj.weight.absmax1')).toBe('f32');
+        expect(kinds.get('embed_tokens.weight.state1')).toBe('f32');
+      } else expect([...kinds.values()]).not.toContain('u8');
+      const second = await run({ files: first.files, resumeFromCheckpoint: 'auto' });
+      expect([...numbersOf(first.steps), ...numbersOf(second.steps)]).toEqual(numbersOf(whole.steps));
+      expect(await parameterBytes(second.model)).toEqual(await parameterBytes(whole.model));
+    },
+  );
+
+  it('refuses to go on with another optimizer', async () => {
+    const first = await tinyRun({ ...setting, ...stopAfter(2) });
+    await expect(
+      tinyRun({ ...setting, optim: 'lion_32bit', files: first.files, resumeFromCheckpoint: 'auto' }),
+    ).rejects.toThrow('optim: was "adamw_torch", is "lion_32bit"');
   });
 
   it('dying after every step and starting again each time gives the same bits', async () => {

@@ -187,7 +187,7 @@ describe('train refuses', () => {
   it('options out of range, by name, before anything is written', async () => {
     for (const [name, value] of Object.entries({
       learningRate: -1, warmupSteps: 1.5, maxSteps: 0, gradientAccumulationSteps: 0, maxGradNorm: -1, weightDecay: Number.NaN, adamBeta1: 1,
-      seed: 0.5, saveSteps: 0, saveTotalLimit: 0, lrSchedulerType: 'liner', evalStrategy: 'sometimes', reportTo: ['wandb'],
+      seed: 0.5, saveSteps: 0, saveTotalLimit: 0, lrSchedulerType: 'liner', optim: 'adamx', evalStrategy: 'sometimes', reportTo: ['wandb'],
     })) // biome-ignore format: cases
       expect(await refused({ [name]: value }), name).toMatch(
         name === 'lrSchedulerType' ? /lr_scheduler_type.*linear/ : name,

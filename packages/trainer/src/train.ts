@@ -1,10 +1,13 @@
 import { acquireLock, cleanStale, discardDirectory, type FileSystem } from '@lorikeet/files';
 import {
-  AdamW,
   clipGradNorm,
   decayGroups,
+  Embedding,
   type ModuleLike,
+  namedModules,
   namedParameters,
+  type Optimizer,
+  optimizerByName,
   scheduleByName,
   setTraining,
   trainableParameters,
@@ -42,7 +45,7 @@ export interface TrainBatches<B extends TrainBatch> {
 }
 
 /**
- * Trains a module's trainable parameters with AdamW: the loop of transformers' Trainer, as an async iterable of events.
+ * Trains a module's trainable parameters: the loop of transformers' Trainer, as an async iterable of events.
  * Checkpoints are complete or invisible, and a resumed run continues the same bits. The loop knows no model and no adapter.
  *
  * @throws NonFiniteError naming step and rows when the loss or a gradient is not finite; the last checkpoint stands
@@ -69,6 +72,10 @@ export async function* train<B extends TrainBatch>(
 /** A loss above this with no gradient at all is a broken model, not a learned one (a learned one has loss 0 to f32). */
 const vanishedLoss = 1e-3;
 
+/** transformers keeps the state of embeddings in 32 bits: their rows get few and large gradients. */
+const embeddingWeights = (model: ModuleLike): Set<string> =>
+  new Set([...namedModules(model)].flatMap(([path, m]) => (m instanceof Embedding ? [`${path}.weight`] : [])));
+
 class Run<B extends TrainBatch> {
   readonly #model: ModuleLike;
   readonly #loss: LossFunction<B>;
@@ -77,7 +84,7 @@ class Run<B extends TrainBatch> {
   readonly #options: ResolvedOptions;
   readonly #files: FileSystem;
   readonly #parameters: ReturnType<typeof trainableParameters>;
-  readonly #optimizer: AdamW;
+  readonly #optimizer: Optimizer;
   readonly #plan: ReturnType<typeof planSteps>;
   readonly #identity: Readonly<Record<string, unknown>>;
   readonly #notes: string[] = [];
@@ -105,10 +112,12 @@ class Run<B extends TrainBatch> {
       throw new Error(
         `train: evalStrategy ${o.evalStrategy} needs an evaluation set: none was given. Give one, or set evalStrategy to no.`,
       );
-    this.#optimizer = new AdamW(decayGroups(this.#parameters, o.weightDecay), {
+    this.#optimizer = optimizerByName(o.optim)(decayGroups(this.#parameters, o.weightDecay), {
       lr: o.learningRate,
       betas: [o.adamBeta1, o.adamBeta2],
       eps: o.adamEpsilon,
+      weightDecay: o.weightDecay,
+      keep32bit: embeddingWeights(model),
     });
     this.#plan = planSteps(batches.batchesPerEpoch, o);
     this.#identity = { ...fixedOptions(o), ...options.identity, totalSteps: this.#plan.totalSteps };

@@ -108,6 +108,8 @@ describe('what is accepted', () => {
     ['training: {report_to: [tensorboard]}', (c: ReturnType<typeof read>) => c.config.training.reportTo, ['tensorboard']],
     ['lora: {rank: 4}', (c: ReturnType<typeof read>) => c.config.peft.r, 4],
     ['peft: {use_dora: false, inference_mode: false, r: 2}', (c: ReturnType<typeof read>) => c.config.peft.r, 2],
+    ['training: {optim: paged_adamw_8bit}', (c: ReturnType<typeof read>) => c.config.training.optim, 'paged_adamw_8bit'],
+    ['training: {optim: adamw_hf}', (c: ReturnType<typeof read>) => c.config.training.optim, 'adamw_torch'],
     ['training: {lr_scheduler_kwargs: {num_cycles: 2, min_lr_rate: 0.1}}', (c: ReturnType<typeof read>) => c.config.training.lrSchedulerOptions, { numCycles: 2, minFactor: 0.1 }],
   ])('%s', (text, pick, expected) => {
     expect(pick(read(least + text))).toEqual(expected);

@@ -24,6 +24,9 @@ interface Given {
   readonly weak?: boolean;
 }
 
+/** Keys of ours whose values Python spells in more ways. */
+const hasOtherValues: ReadonlySet<string> = new Set(['reportTo', 'optim']);
+
 type Sections = Record<SectionName, Map<string, Given>>;
 
 /**
@@ -138,7 +141,7 @@ function place(
   const key = camelCase(entry.key);
   const given = (v: unknown): Given => ({ value: v, spelled: entry.key, where });
   // Python's None asks for the default, but for saveTotalLimit, where null says "all".
-  if (keysOf(section).includes(key) && key !== 'reportTo') {
+  if (keysOf(section).includes(key) && !hasOtherValues.has(key)) {
     if (value !== null || key === 'saveTotalLimit') put(section, key, given(value));
     return;
   }

@@ -121,7 +121,8 @@ const withoutEffect: Readonly<Record<string, readonly string[]>> = {
   'evaluation follows training': ['predictionLossOnly', 'evalAccumulationSteps', 'evalOnStart', 'batchEvalMetrics', 'evalPacking', 'evalDelay'],
 }; // biome-ignore format: a table
 
-const optimizers = new Set(['adamw_torch', 'adamw_torch_fused', 'adamw_hf', 'adamw']);
+/** Older names of transformers for AdamW. */
+const formerAdamW = new Set(['adamw_hf', 'adamw']);
 
 function schedulerOptions(value: unknown): Handling {
   if (value === null) return { quiet: true };
@@ -171,10 +172,7 @@ const trainingHandlers: Record<string, Handler> = {
   fp16: halfPrecision,
   gradientCheckpointingKwargs: noEffect('layers are recomputed in one way (use_reentrant has no counterpart)'),
   lrSchedulerKwargs: schedulerOptions,
-  optim: (value) =>
-    optimizers.has(String(value))
-      ? { quiet: true }
-      : { note: `${JSON.stringify(value)} is replaced by AdamW with f32 state` },
+  optim: (value) => (formerAdamW.has(String(value)) ? { quiet: true } : { section: 'training', key: 'optim', value }),
   reportTo: reportTargets,
   optimArgs: unsupported('optim_args'),
   dataSeed: unlessOff(() => ({ note: 'has no effect: training.seed seeds the order of rows' })),

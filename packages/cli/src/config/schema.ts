@@ -1,5 +1,5 @@
 /** What a configuration may say: every key with its values, default, unit and meaning, in one place. */
-import { schedules } from '@lorikeet/nn';
+import { optimizers, schedules } from '@lorikeet/nn';
 import { type ChatTemplateName, chatTemplateNames } from '@lorikeet/tokenizer';
 import * as z from 'zod';
 
@@ -99,9 +99,13 @@ export const trainingSchema = z.strictObject({
       'How gradientCheckpointing keeps inputs of layers; bf16 takes half and moves gradients by a few thousandths of their norm; auto: only where memory is short',
     ),
   maxGradNorm: z.number().min(0).default(1).describe('Gradients are scaled down to this norm; 0: never'),
-  weightDecay: z.number().min(0).lt(Infinity).default(0).describe("AdamW's decay"),
-  adamBeta1: part.default(0.9).describe('Decay rate of the mean of gradients in AdamW'),
-  adamBeta2: part.default(0.999).describe('Decay rate of the mean of their squares'),
+  optim: z
+    .enum(Object.keys(optimizers) as [keyof typeof optimizers, ...(keyof typeof optimizers)[]])
+    .default('adamw_torch')
+    .describe('Optimizer; the 8-bit ones need a quarter of the memory for their state'),
+  weightDecay: z.number().min(0).lt(Infinity).default(0).describe('Decay of weights, but for biases and norms'),
+  adamBeta1: part.default(0.9).describe('Decay rate of the mean of gradients in AdamW and Lion'),
+  adamBeta2: part.default(0.999).describe('Decay rate of the mean of their squares; the second of Lion'),
   adamEpsilon: z.number().min(0).default(1e-8).describe('Added to the root of that mean'),
   neftuneNoiseAlpha: z
     .number()

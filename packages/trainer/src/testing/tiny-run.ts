@@ -18,7 +18,6 @@ import type { RunOptions } from '../options.ts';
 import { train } from '../train.ts';
 
 export const vocabularySize = 13;
-const width = 6;
 
 /** Predicts the next token from the token before it: embedding, a projection with dropout, a norm, a head. */
 export class TinyModel extends Module {
@@ -28,7 +27,7 @@ export class TinyModel extends Module {
   norm: RMSNorm;
   lm_head: Linear;
 
-  constructor(backend: Backend, { dropout = 0, dtype = 'f32' as DType, seed = 5 } = {}) {
+  constructor(backend: Backend, { dropout = 0, dtype = 'f32' as DType, seed = 5, width = 6 } = {}) {
     super();
     const make = (name: string) => ({ backend, dtype, key: randomKey(seed, name), requiresGrad: true });
     this.embed_tokens = Embedding.init(vocabularySize, width, make('embed'));
