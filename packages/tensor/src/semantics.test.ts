@@ -129,6 +129,10 @@ describe('order', () => {
 });
 
 describe('empty and scalar', () => {
+  it('topk of none still depends on its tensor', async () => {
+    const x = of([[1, 2]], 'f32', true);
+    expect(await x.topk(0).values.sum().backward().of(x).toArray()).toEqual([[0, 0]]);
+  });
   it('sums of nothing are 0, means of nothing NaN', async () => {
     const x = zeros([2, 0], { backend });
     expect(await x.sum(1).toArray()).toEqual([0, 0]);

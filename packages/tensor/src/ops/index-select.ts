@@ -9,7 +9,7 @@ import { defineOp, type Spec } from '../op.ts';
 import { scope, untracked } from '../scope.ts';
 import { normalizeAxis, sameShape, showShape, sizeOf } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { concat } from './layout.ts';
+import { concat, slice } from './layout.ts';
 
 /** `n` is the size of the indexed axis in the larger tensor. */
 interface Rows {
@@ -249,11 +249,9 @@ export function topk(x: Tensor, k: number): { values: Tensor; indices: Tensor } 
   if (!(Number.isInteger(k) && k >= 0 && k <= n))
     throw new RangeError(`topk: k must be an integer in 0 .. ${n}: got ${k}.`);
   if (k === 0) {
-    const shape = [...x.shape.slice(0, -1), 0];
-    return {
-      values: zeros(shape, { backend: x.backend, dtype: x.dtype }),
-      indices: zeros(shape, { backend: x.backend, dtype: 'i32' }),
-    };
+    // A part of x rather than new zeros: gradients of 0 still reach it.
+    const values = slice(x, -1, 0, 0);
+    return { values, indices: zeros(values.shape, { backend: x.backend, dtype: 'i32' }) };
   }
   const indices = noGrad(() => scope(() => largestPlaces(x, k)));
   return { values: gather(x, indices, -1), indices };

@@ -60,7 +60,7 @@ export const logSoftmaxOp = defineOp({
     return shifted.sub(shifted.exp().sum(-1, keep).log()).cast(same({ x }).dtype);
   },
   gradient: {
-    x: { saves: ['out0'], rule: ({ grad, saved }) => grad.sub(saved.out0!.exp().mul(grad.sum(-1, keep))) },
+    x: { saves: ['out0'], rule: ({ grad, saved }) => grad.sub(wide(saved.out0!).exp().mul(grad.sum(-1, keep))) },
   },
   samples: rows,
 });
