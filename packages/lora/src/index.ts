@@ -36,7 +36,16 @@ export {
 export { mergeAdapter, mergeAndUnload, unmergeAdapter } from './merge-adapter.ts';
 export { type AdapterState, adapterOf } from './peft/adapter-state.ts';
 export { type ApplyOptions, applyLora, disableAdapter, setAdapterEnabled, unloadAdapter } from './peft/apply-lora.ts';
-export { type BiasMode, type CompleteLoraConfig, completeLoraConfig, type LoraConfig } from './peft/lora-config.ts';
+export { type ApplyAsyncOptions, applyLoraAsync, type OriginalWeights } from './peft/apply-lora-async.ts';
+export {
+  type BaseInit,
+  type BiasMode,
+  type CompleteLoraConfig,
+  completeLoraConfig,
+  type LoftqConfig,
+  type LoraConfig,
+  type LoraInit,
+} from './peft/lora-config.ts';
 export { LoraLinear, type LoraLinearOptions } from './peft/lora-linear.ts';
 export { type ParsedLoraConfig, parseLoraConfig } from './peft/parse-lora-config.ts';
 export {
@@ -59,6 +68,11 @@ export {
   readQuantizationConfig,
 } from './quantize/bits-and-bytes-config.ts';
 export { Int8Linear, type Int8LinearOptions } from './quantize/int8-linear.ts';
+export {
+  type QuantizeCheckpointOptions,
+  type QuantizedCheckpoint,
+  quantizeCheckpoint,
+} from './quantize/quantize-checkpoint.ts';
 export {
   quantizedBytes,
   quantizeWeight4bit,

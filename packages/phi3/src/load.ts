@@ -1,10 +1,15 @@
 import { type FileSystem, joinPath, readJson } from '@lorikeet/files';
 import type { LinearFactory, TensorSource } from '@lorikeet/nn';
-import { convertElements, openCheckpoint, type TensorEntry, type TensorReader } from '@lorikeet/safetensors';
+import {
+  convertElements,
+  countNonFinite,
+  openCheckpoint,
+  type TensorEntry,
+  type TensorReader,
+} from '@lorikeet/safetensors';
 import type { Backend, DType } from '@lorikeet/tensor';
 import { buildPhi3 } from './build.ts';
 import { type Phi3Config, Phi3ConfigError, readPhi3Config } from './config.ts';
-import { countNonFinite } from './count-non-finite.ts';
 import type { NonFiniteWeight, Phi3ForCausalLM } from './model.ts';
 import { phi3Linears, phi3Tensors } from './tensors.ts';
 

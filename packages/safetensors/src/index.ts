@@ -1,5 +1,6 @@
 export { indexName, openCheckpoint, parseShardIndex, singleName } from './checkpoint.ts';
 export { convertElements } from './convert.ts';
+export { countNonFinite } from './count-non-finite.ts';
 export { bitsOf, type FileDType, fromFormatDtype, toFormatDtype } from './dtypes.ts';
 export { SafetensorsError } from './errors.ts';
 export {

@@ -1,10 +1,10 @@
-import type { DType } from '@lorikeet/tensor';
+import type { FileDType } from './dtypes.ts';
 
 /** Bits of the exponent: all set in NaN and infinities. */
 const exponents = { f32: 0x7f800000, f16: 0x7c00, bf16: 0x7f80 } as const;
 
 /** Elements of raw little-endian f32, f16 or bf16 bytes that are NaN or infinite; 0 for other dtypes. */
-export function countNonFinite(bytes: Uint8Array, dtype: DType): number {
+export function countNonFinite(bytes: Uint8Array, dtype: FileDType): number {
   if (dtype !== 'f32' && dtype !== 'f16' && dtype !== 'bf16') return 0;
   const width = dtype === 'f32' ? 4 : 2;
   const aligned = bytes.byteOffset % width === 0 ? bytes : bytes.slice();
