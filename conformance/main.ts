@@ -47,16 +47,19 @@ function readOptions(args: readonly string[]): Options {
 async function runCase(recording: Recording, testCase: Recording['cases'][number], backend: Backend) {
   const base = { family: recording.family, backend: backend.name, name: testCase.name, op: testCase.op };
   const before = memory(backend).liveTensors;
+  const start = performance.now();
+  const elapsedMs = () => performance.now() - start;
   try {
     const findings = await familyOf(recording.family).run!({ recording, testCase, backend });
     const leaked = memory(backend).liveTensors - before;
     const passed = leaked === 0 && findings.every(passes);
     const reason = leaked === 0 ? {} : { reason: `${leaked} tensors are still alive after the case` };
-    return { ...base, outcome: passed ? 'passed' : 'failed', findings, ...reason } as const;
+    return { ...base, outcome: passed ? 'passed' : 'failed', findings, elapsedMs: elapsedMs(), ...reason } as const;
   } catch (error) {
-    if (error instanceof SkipCase) return { ...base, outcome: 'skipped', findings: [], reason: error.message } as const;
+    if (error instanceof SkipCase)
+      return { ...base, outcome: 'skipped', findings: [], elapsedMs: elapsedMs(), reason: error.message } as const;
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    return { ...base, outcome: 'failed', findings: [], reason } as const;
+    return { ...base, outcome: 'failed', findings: [], elapsedMs: elapsedMs(), reason } as const;
   }
 }
 
@@ -66,7 +69,16 @@ async function runBackend(name: BackendName, recordings: readonly Recording[]): 
   if ('reason' in opened)
     return all.map(({ recording: { family }, testCase }) => {
       const { name: caseName, op } = testCase;
-      return { family, backend: name, name: caseName, op, outcome: 'skipped', findings: [], reason: opened.reason };
+      return {
+        family,
+        backend: name,
+        name: caseName,
+        op,
+        outcome: 'skipped',
+        findings: [],
+        elapsedMs: 0,
+        reason: opened.reason,
+      };
     });
   const results: CaseResult[] = [];
   try {
@@ -95,6 +107,15 @@ function absentFamilies(recordings: readonly Recording[], options: Options): Abs
     }));
 }
 
+/** The table of ops and backends; a backend that refuses an op's own samples is a failure, not the end of the run. */
+async function kernelCoverage(backends: readonly BackendName[]): Promise<{ lines: string[]; failed: number }> {
+  try {
+    return { lines: opTableLines(await makeOpTable(backends)), failed: 0 };
+  } catch (error) {
+    return { lines: [`FAILED the table of ops: ${(error as Error).message}`], failed: 1 };
+  }
+}
+
 async function main(args: readonly string[]): Promise<number> {
   const options = readOptions(args);
   const recordings = await readRecordings(options.recordings, options.families);
@@ -112,6 +133,7 @@ async function main(args: readonly string[]): Promise<number> {
     unrecordedOps: missing,
     results,
   };
+  const coverage = await kernelCoverage(options.backends);
   const lines = [
     `against ${Object.entries(report.packageVersions)
       .map((pair) => pair.join(' '))
@@ -120,14 +142,14 @@ async function main(args: readonly string[]): Promise<number> {
     ...tableLines(report.rows, report.absentFamilies),
     '',
     ...failureLines(results),
-    ...opTableLines(await makeOpTable(options.backends)),
+    ...coverage.lines,
     '',
     ...missing.map((op) => `FAILED no recording reaches op ${op}: add a case, or a reason in conformance/ops.ts`),
     ...skipLines(results),
   ];
   for (const line of lines) console.log(line);
   await writeFile(join(import.meta.dirname, 'report.json'), `${JSON.stringify(report, null, 1)}\n`);
-  const failed = count('failed') + missing.length;
+  const failed = count('failed') + missing.length + coverage.failed;
   console.log(`${count('passed')} passed, ${failed} failed, ${count('skipped')} skipped`);
   return failed === 0 ? 0 : 1;
 }

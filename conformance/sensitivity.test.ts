@@ -31,7 +31,7 @@ test('each recorded tensor fails its comparison when its largest element is two 
     for (const testCase of recording.cases) {
       const findings = await familyOf(recording.family).run!({ recording, testCase, backend: referenceBackend() });
       compared += findings.length;
-      for (const found of findings)
+      for (const found of findings.filter((f) => f.difference.at !== null))
         if (passes(found)) passedAnyway.push(`${recording.family} ${testCase.name}: ${found.what}`);
     }
   expect(passedAnyway).toEqual([]);

@@ -41,7 +41,9 @@ const severalOnGpu: Limit = each(2e-5, 1e-5);
  */
 const gradientOnGpu: Limit = whole(1e-4, 0.999999, 1e-6);
 
+// pow: its gradient rounds b - 1 before that becomes an exponent.
 const compound: ReadonlySet<string> = new Set([
+  'pow',
   'softmax', 'logSoftmax', 'rmsNorm', 'layerNorm', 'rope', 'attention', 'silu', 'gelu', 'swiglu', 'crossEntropy',
   'linearCrossEntropy',
 ]); // biome-ignore format: a list
@@ -94,6 +96,13 @@ export function modelLimit(quantity: string, backend: string): Limit {
       return { kind: 'trajectory', atol: isGpu(backend) ? 5e-3 : 1e-3, meanResidual: isGpu(backend) ? 5e-4 : 1e-4 };
     case 'gradNorm':
       return each(1e-2, 0);
+    case 'perplexity':
+      // e^loss: its relative error is the absolute error of the loss.
+      return each(isGpu(backend) ? 1e-3 : 1e-4, 0);
+    case 'runLoss':
+      return { kind: 'trajectory', atol: isGpu(backend) ? 1e-3 : 1e-4, meanResidual: isGpu(backend) ? 1e-4 : 5e-5 };
+    case 'runParameter':
+      return whole(1e-3, 0.99999);
     case 'trainedParameter':
       // Twenty steps of m / sqrt(v) turn a rounding in a tiny gradient into a step of the full rate.
       return whole(1e-3, 0.99999);

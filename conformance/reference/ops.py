@@ -4,7 +4,9 @@ from ops_dtypes import record_dtypes
 from ops_elementwise import record_elementwise
 from ops_movement import record_movement
 from ops_network import record_network
+from ops_opinfo import record_opinfo
 from ops_random import record_random
+from ops_shapes import record_shapes
 from recording import Recording
 
 
@@ -14,3 +16,5 @@ def record(recording: Recording) -> None:
     record_network(recording)
     record_random(recording)
     record_dtypes(recording)
+    record_opinfo(recording)
+    record_shapes(recording)

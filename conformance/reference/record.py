@@ -46,6 +46,9 @@ def set_up() -> str:
 
 
 def record(family: str, options: argparse.Namespace) -> None:
+    import random
+
+    import numpy
     import torch
 
     from recording import Recording
@@ -53,6 +56,8 @@ def record(family: str, options: argparse.Namespace) -> None:
     # One thread: torch's sums then have one order, so a second run gives the same bytes.
     torch.set_num_threads(1)
     torch.manual_seed(options.seed)
+    random.seed(options.seed)
+    numpy.random.seed(options.seed % 2**32)
     recording = Recording(family, options.seed, options.out, runs=options.runs)
     importlib.import_module(family).record(recording)
     recording.save()

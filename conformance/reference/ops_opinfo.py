@@ -1,0 +1,461 @@
+"""PyTorch's own samples of each op: `op_db` of torch.testing._internal, the inputs that PyTorch tests itself with.
+
+An adapter turns one sample into the arguments of our op, or returns None where our op cannot say the same: it has no such
+option (a padding_idx, class weights), or no such rank. Everything else that PyTorch tries is recorded, calls that it
+refuses included.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Callable
+
+import torch
+from torch.testing._internal.common_methods_invocations import op_db
+
+from recording import EXACT, Recording
+
+# A recording stays small: a sample with more numbers than this in its inputs is left out.
+LARGEST = 1400
+# The reader of safetensors takes no more axes than this.
+MOST_AXES = 64
+HALVES = {"bf16": torch.bfloat16, "f16": torch.float16}
+# In half precision the shapes say nothing new; this many samples an op are enough to see each dtype.
+HALF_SAMPLES = 2
+
+
+@dataclass
+class Call:
+    """One call of our op: tensors by name (a list becomes part0, part1, ...), attributes, and what torch computes from them."""
+
+    inputs: dict
+    compute: Callable
+    attributes: dict = field(default_factory=dict)
+    frozen: tuple = ()
+    products: dict | None = None
+    tolerance: dict | None = None
+
+
+def unary(function):
+    def adapt(s):
+        return Call({"x": s.input}, lambda x: function(x)) if not s.args and not s.kwargs else None
+    return adapt
+
+
+def gelu(s):
+    approximate = s.kwargs.get("approximate", "none")
+    return Call({"x": s.input}, lambda x: torch.nn.functional.gelu(x, approximate=approximate), {"approximate": approximate})
+
+
+def binary(function, compares=False):
+    def adapt(s):
+        b = s.args[0]
+        if any(v is not None for v in s.kwargs.values()) or not isinstance(s.input, torch.Tensor) or not isinstance(b, (torch.Tensor, int, float)):
+            return None
+        call = lambda a, b: function(a, b if isinstance(b, torch.Tensor) else torch.tensor(b, dtype=a.dtype))  # noqa: E731
+        return Call({"a": s.input, "b": b}, call, frozen=("a", "b") if compares else (), tolerance=EXACT if compares else None)
+    return adapt
+
+
+def where(s):
+    condition, other = s.args
+    if not isinstance(other, torch.Tensor) or other.dtype != s.input.dtype:
+        return None
+    inputs = {"condition": condition.to(torch.uint8), "a": s.input, "b": other}
+    return Call(inputs, lambda condition, a, b: torch.where(condition.bool(), a, b))
+
+
+def axes_of(s):
+    """The reduced axes of a sample as a list, None for all; and keepdim."""
+    dim = s.args[0] if s.args else s.kwargs.get("dim")
+    keep = bool(s.kwargs.get("keepdim", False))
+    return ([dim] if isinstance(dim, int) else None if dim is None else list(dim)), keep
+
+
+def reduction(function, sums=False):
+    def adapt(s):
+        axes, keep = axes_of(s)
+        # A number has no axis here; torch lets axis 0 of it pass. An empty list of axes means all of them in torch alone.
+        if set(s.kwargs) - {"dim", "keepdim"} or (axes is not None and (s.input.dim() == 0 or not axes)):
+            return None
+        dims = list(range(s.input.dim())) if axes is None else axes
+        attributes = {"keepDims": keep} | ({} if axes is None else {"axes": axes})
+        terms = math.prod(s.input.shape[d] for d in dims) if all(-s.input.dim() <= d < s.input.dim() for d in dims) else 1
+        return Call({"x": s.input}, lambda x: function(x, dims, keepdim=keep), attributes, products={"out": terms} if sums else None)
+    return adapt
+
+
+def argmax(s):
+    axes, keep = axes_of(s)
+    if s.input.dim() == 0:
+        return None
+    axis = {} if axes is None else {"axis": axes[0]}
+    return Call({"x": s.input}, lambda x: torch.argmax(x, axis.get("axis"), keep), axis | {"keepDims": keep}, frozen=("x",), tolerance=EXACT)
+
+
+def along_axis(function):
+    def adapt(s):
+        axis = s.args[0] if s.args else s.kwargs.get("dim")
+        if not isinstance(axis, int) or s.input.dim() == 0 or "dtype" in s.kwargs:
+            return None
+        return Call({"x": s.input}, lambda x: function(x, axis), {"axis": axis})
+    return adapt
+
+
+def topk(s):
+    k, dim, largest, ordered = (*s.args, *(-1, True, True)[len(s.args) - 1 :])[:4]
+    if s.kwargs or dim not in (-1, s.input.dim() - 1) or not largest or not ordered or s.input.dim() == 0:
+        return None
+
+    def compute(x):
+        values, indices = torch.topk(x, k, -1)
+        return {"values": values, "indices": indices}
+    return Call({"x": s.input}, compute, {"k": k})
+
+
+def shape_of(args):
+    return list(args[0]) if len(args) == 1 and not isinstance(args[0], int) else list(args)
+
+
+def reshape(s):
+    shape = shape_of(s.args)
+    return Call({"x": s.input}, lambda x: x.reshape(shape), {"shape": shape})
+
+
+def expand(s):
+    shape = shape_of(s.args)
+    offset = len(shape) - s.input.dim()
+    if offset < 0 or -1 in shape[:offset]:
+        return None
+    filled = [s.input.shape[i - offset] if n == -1 else n for i, n in enumerate(shape)]
+    terms = max(1, math.prod(filled)) // max(1, s.input.numel())
+    return Call({"x": s.input}, lambda x: x.expand(filled), {"shape": filled}, products={"x": terms})
+
+
+def transpose(s):
+    a, b = s.args
+    return Call({"x": s.input}, lambda x: x.transpose(a, b), {"axis0": a, "axis1": b}) if s.input.dim() else None
+
+
+def permute(s):
+    axes = shape_of(s.args)
+    return Call({"x": s.input}, lambda x: x.permute(axes), {"axes": axes}) if s.input.dim() else None
+
+
+def narrow(s):
+    axis, start, length = s.args
+    start = int(start)
+    # A length below 0 would be an end counted from the back here.
+    if s.input.dim() == 0 or not -s.input.dim() <= axis < s.input.dim() or length < 0:
+        return None
+    size = s.input.shape[axis]
+    first = start + size if -size <= start < 0 else start
+    return Call({"x": s.input}, lambda x: x.narrow(axis, start, length), {"axis": axis, "start": first, "end": first + length})
+
+
+def pad(s):
+    widths, value = list(s.args[0]), s.kwargs.get("value", 0) or 0
+    pairs = list(zip(widths[::2], widths[1::2]))
+    moved = [i for i, pair in enumerate(pairs) if pair != (0, 0)]
+    # Ours pads one axis with zeros and never cuts.
+    if value != 0 or len(moved) > 1 or min(widths) < 0:
+        return None
+    at = moved[0] if moved else 0
+    return Call({"x": s.input}, lambda x: torch.nn.functional.pad(x, widths),
+                {"axis": s.input.dim() - 1 - at, "before": pairs[at][0], "after": pairs[at][1]})
+
+
+def split(s):
+    sizes, axis = s.args[0], s.args[1] if len(s.args) > 1 else s.kwargs.get("dim", 0)
+    if isinstance(sizes, int) or s.input.dim() == 0:
+        return None
+    return Call({"x": s.input}, lambda x: {f"out{i}": part for i, part in enumerate(torch.split(x, sizes, axis))},
+                {"sizes": list(sizes), "axis": axis})
+
+
+def joined(function):
+    def adapt(s):
+        parts, axis = list(s.input), s.args[0] if s.args else s.kwargs.get("dim", 0)
+        # torch's cat takes an empty vector beside anything, "for backward compatibility".
+        empty = any(p.shape == (0,) for p in parts) and function is torch.cat
+        if empty or len({p.dtype for p in parts}) > 1 or not isinstance(axis, int):
+            return None
+        return Call({f"part{i}": p for i, p in enumerate(parts)}, lambda **named: function(list(named.values()), axis), {"axis": axis})
+    return adapt
+
+
+def index_select(s):
+    axis, indices = s.args
+    if s.input.dim() == 0 or indices.dim() != 1:
+        return None
+    return Call({"x": s.input, "indices": indices}, lambda x, indices: x.index_select(axis, indices), {"axis": axis})
+
+
+def gather(s):
+    axis, indices = s.args[:2]
+    # Ours wants equal sizes beside the axis; torch reads a corner of a larger tensor.
+    if s.kwargs or indices.dtype != torch.int64 or s.input.dim() == 0 or s.input.dim() != indices.dim() or differ_outside(s.input, indices, axis):
+        return None
+    return Call({"x": s.input, "indices": indices}, lambda x, indices: x.gather(axis, indices), {"axis": axis})
+
+
+def scatter_add(s):
+    axis, indices, source = s.args
+    if s.input.dim() == 0 or indices.dtype != torch.int64 or indices.shape != source.shape or differ_outside(s.input, indices, axis):
+        return None
+    return Call({"x": s.input, "indices": indices, "source": source},
+                lambda x, indices, source: x.scatter_add(axis, indices, source), {"axis": axis})
+
+
+def differ_outside(x, indices, axis):
+    return any(a != b for i, (a, b) in enumerate(zip(x.shape, indices.shape)) if i != axis % x.dim())
+
+
+def embedding(s):
+    if s.kwargs or len(s.args) != 1 or s.input.dim() != 2:
+        return None
+    return Call({"ids": s.args[0], "table": s.input}, lambda ids, table: torch.nn.functional.embedding(ids, table))
+
+
+def matmul(s):
+    b = s.args[0]
+    if s.input.dim() < 2 or b.dim() < 2:
+        return None
+    return Call({"a": s.input, "b": b}, lambda a, b: a @ b, products=product_terms(s.input, b, False))
+
+
+def product_terms(a, b, transposed):
+    """How many products each element of the result and of both gradients sums, batches that were broadcast included."""
+    n, k = b.shape[-2:] if transposed else b.shape[-2:][::-1]
+    rows = math.prod(torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]))
+    of_a, of_b = (rows // max(1, math.prod(t.shape[:-2])) for t in (a, b))
+    return {"out": k, "a": n * of_a, "b": a.shape[-2] * of_b}
+
+
+def linear(s):
+    weight, bias = s.args[0], s.args[1] if len(s.args) > 1 else s.kwargs.get("bias")
+    if s.input.dim() < 2 or weight.dim() != 2:
+        return None
+    products = product_terms(s.input, weight, True)
+    if bias is not None:
+        products |= {"out": products["out"] + 1, "bias": s.input.numel() // max(1, s.input.shape[-1])}
+    call = lambda a, b, bias=None: torch.nn.functional.linear(a, b, bias)  # noqa: E731
+    return Call({"a": s.input, "b": weight, "bias": bias}, call, {"transposeB": True}, products=products)
+
+
+def rows(x, normalized):
+    """Normalizing over several axes is normalizing over one of their product."""
+    n = math.prod(normalized)
+    return x.reshape(*x.shape[: x.dim() - len(normalized)], n) if x.dim() > len(normalized) else x.reshape(1, n)
+
+
+def rms_norm(s):
+    normalized, weight = s.args[0], s.args[1] if len(s.args) > 1 else None
+    if weight is None or math.prod(weight.shape) != math.prod(normalized):
+        return None
+    eps = s.kwargs.get("eps", torch.finfo(torch.float32).eps)
+    call = lambda x, weight: torch.nn.functional.rms_norm(x, weight.shape, weight, eps)  # noqa: E731
+    return Call({"x": rows(s.input, normalized), "weight": weight.flatten()}, call, {"eps": eps})
+
+
+def layer_norm(s):
+    if len(s.args) < 3:
+        return None
+    normalized, weight, bias = s.args
+    eps = s.kwargs.get("eps", 1e-5)
+    call = lambda x, weight, bias: torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps)  # noqa: E731
+    return Call({"x": rows(s.input, normalized), "weight": weight.flatten(), "bias": bias.flatten()}, call, {"eps": eps})
+
+
+def attention(s):
+    """[b, h, l, e] becomes b segments of one row; without heads there is one."""
+    query, key, value = s.input, *s.args
+    causal, o = s.kwargs.get("is_causal", False), s.kwargs
+    # torch aligns causal queries with the first keys, we with the last: they mean the same where there are as many.
+    if o.get("attn_mask") is not None or o.get("dropout_p") or query.shape[:-2] != key.shape[:-2] or (causal and query.shape[-2] != key.shape[-2]):
+        return None
+    query, key, value = (t if t.dim() == 4 else t[:, None] for t in (query, key, value))
+    batch, heads, length, width = query.shape
+    flat = lambda t: t.transpose(1, 2).reshape(-1, heads, width)  # noqa: E731
+    folded = lambda t: t.reshape(batch, -1, heads, width).transpose(1, 2)  # noqa: E731
+    call = lambda q, k, v: flat(torch.nn.functional.scaled_dot_product_attention(folded(q), folded(k), folded(v), is_causal=causal))  # noqa: E731
+    # PyTorch draws from -9 to 9: a score of 100 is rounded by 2^-18 and more, and e to that score by as large a part.
+    sums = folded(flat(query)).abs() @ folded(flat(key)).abs().mT * width**-0.5
+    score_error = (0.5 * width**0.5 + 2) * 2**-24 * float(sums.max())
+    atol = float(f"{1e-5 + 2 * score_error * float(value.abs().max()):.1g}")
+    tolerance = {"name": f"rounded scores {atol}", "rtol": 2e-6, "atol": atol, "reason": "the f32 rounding of scores this large, carried through the softmax"}
+    attributes = {"lengths": [length] * batch, "keyLengths": [key.shape[-2]] * batch, "causal": causal}
+    return Call({"q": flat(query), "k": flat(key), "v": flat(value)}, call, attributes, tolerance=tolerance)
+
+
+def cross_entropy(s):
+    target, o = s.args[0], s.kwargs
+    if s.input.dim() != 2 or target.is_floating_point() or o.get("weight") is not None or set(o) - {"weight", "reduction", "ignore_index"}:
+        return None
+    attributes = {ours: o[theirs] for ours, theirs in (("reduction", "reduction"), ("ignoreIndex", "ignore_index")) if theirs in o}
+    call = lambda logits, labels: torch.nn.functional.cross_entropy(logits, labels, **{k: v for k, v in o.items() if k != "weight"})  # noqa: E731
+    return Call({"logits": s.input, "labels": target}, call, attributes)
+
+
+def convolution(function, rank):
+    def adapt(s):
+        weight, bias = s.args[0], s.args[1] if len(s.args) > 1 else s.kwargs.get("bias")
+        o = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | {k: v for k, v in s.kwargs.items() if k != "bias"}
+        o |= dict(zip(("stride", "padding", "dilation", "groups"), s.args[2:]))
+        if s.input.dim() != rank or weight.dim() != rank or o["padding"] == "same":
+            return None
+        o["padding"] = 0 if o["padding"] == "valid" else o["padding"]
+        call = lambda x, weight, bias=None: function(x, weight, bias, **o)  # noqa: E731
+        kernel = max(1, math.prod(weight.shape[1:]))
+        positions = max(1, s.input.numel() // max(1, s.input.shape[1])) * max(1, math.prod(weight.shape[2:]))
+        products = {"out": kernel + 1, "x": kernel * weight.shape[0], "weight": positions} | ({} if bias is None else {"bias": positions})
+        # A vector's size says its one axis: torch allows [2], ours takes 2.
+        one = lambda v: v[0] if rank == 3 and isinstance(v, (tuple, list)) else list(v) if isinstance(v, tuple) else v  # noqa: E731
+        return Call({"x": s.input, "weight": weight, "bias": bias}, call, {k: one(v) for k, v in o.items()}, products=products)
+    return adapt
+
+
+F = torch.nn.functional
+# our op: (name in op_db, its variant, adapter)
+TABLE = [
+    *((name, name, "", unary(getattr(torch, name))) for name in ("neg", "abs", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid")),
+    ("silu", "nn.functional.silu", "", unary(F.silu)),
+    ("relu", "nn.functional.relu", "", unary(F.relu)),
+    ("gelu", "nn.functional.gelu", "", gelu),
+    *((name, name, "", binary(getattr(torch, name))) for name in ("add", "sub", "mul", "pow", "maximum", "minimum")),
+    ("div", "div", "no_rounding_mode", binary(torch.div)),
+    *((name, name, "", binary(getattr(torch, name), compares=True)) for name in ("eq", "ne", "lt", "le", "gt", "ge")),
+    ("where", "where", "", where),
+    ("sum", "sum", "", reduction(torch.sum, sums=True)),
+    ("mean", "mean", "", reduction(torch.mean)),
+    ("max", "amax", "", reduction(torch.amax)),
+    ("argmax", "argmax", "", argmax),
+    ("softmax", "softmax", "", along_axis(torch.softmax)),
+    ("logSoftmax", "log_softmax", "", along_axis(torch.log_softmax)),
+    ("cumsum", "cumsum", "", along_axis(torch.cumsum)),
+    ("topk", "topk", "", topk),
+    ("reshape", "reshape", "", reshape),
+    ("expand", "expand", "", expand),
+    ("transpose", "transpose", "", transpose),
+    ("permute", "permute", "", permute),
+    ("slice", "narrow", "", narrow),
+    ("pad", "nn.functional.pad", "constant", pad),
+    ("split", "split_with_sizes", "", split),
+    ("concat", "cat", "", joined(torch.cat)),
+    ("stack", "stack", "", joined(torch.stack)),
+    ("indexSelect", "index_select", "", index_select),
+    ("gather", "gather", "", gather),
+    ("scatterAdd", "scatter_add", "", scatter_add),
+    ("embedding", "nn.functional.embedding", "", embedding),
+    ("matmul", "matmul", "", matmul),
+    ("matmul", "bmm", "", matmul),
+    ("matmul", "nn.functional.linear", "", linear),
+    ("rmsNorm", "nn.functional.rms_norm", "", rms_norm),
+    ("layerNorm", "nn.functional.layer_norm", "", layer_norm),
+    ("attention", "nn.functional.scaled_dot_product_attention", "", attention),
+    ("crossEntropy", "nn.functional.cross_entropy", "", cross_entropy),
+    ("conv1d", "nn.functional.conv1d", "", convolution(F.conv1d, 3)),
+    ("conv2d", "nn.functional.conv2d", "", convolution(F.conv2d, 4)),
+]
+# Ops whose result keeps half precision; the others widen to f32 or move elements.
+IN_HALF = {"neg", "abs", "exp", "log", "sqrt", "rsqrt", "sin", "cos", "tanh", "sigmoid", "silu", "relu", "gelu", "add", "sub", "mul", "div",
+           "maximum", "minimum", "where", "max", "softmax", "logSoftmax", "reshape", "transpose", "permute", "slice", "concat", "stack",
+           "indexSelect", "gather", "matmul", "rmsNorm", "layerNorm"}
+
+def axis_sum(t, a):
+    return t.sum(a["axis"], keepdim=True)
+
+
+# Gradients that PyTorch computes from the result (derivatives.yaml): of the result r, its cotangent c and the attributes.
+FROM_RESULT = {
+    "exp": lambda r, c, a: c * r,
+    "sqrt": lambda r, c, a: c / (2 * r),
+    "rsqrt": lambda r, c, a: -0.5 * c * r**3,
+    "tanh": lambda r, c, a: c * (1 - r * r),
+    "sigmoid": lambda r, c, a: c * r * (1 - r),
+    "softmax": lambda r, c, a: r * (c - axis_sum(c * r, a)),
+    "logSoftmax": lambda r, c, a: c - r.exp() * axis_sum(c, a),
+}
+
+
+def entry(name: str, variant: str):
+    return next(o for o in op_db if o.name == name and o.variant_test_name == variant)
+
+
+def plain(call: Call) -> Call:
+    """Leaves torch's graph behind: samples may require gradients."""
+    call.inputs = {k: v.detach() if isinstance(v, torch.Tensor) else v for k, v in call.inputs.items()}
+    return call
+
+
+def is_small(call: Call) -> bool:
+    tensors = [v for v in call.inputs.values() if isinstance(v, torch.Tensor)]
+    return sum(v.numel() for v in tensors) <= LARGEST and all(v.dim() <= MOST_AXES for v in tensors)
+
+
+def signature(call: Call) -> str:
+    return str([(k, tuple(v.shape) if isinstance(v, torch.Tensor) else v) for k, v in call.inputs.items()] + [call.attributes])
+
+
+def record_samples(r: Recording, op: str, name: str, variant: str, adapt: Callable) -> None:
+    found = entry(name, variant)
+    short = name.split(".")[-1]
+    for label, dtype in {"": torch.float32, **(HALVES if op in IN_HALF else {})}.items():
+        seen = set()
+        for sample in found.sample_inputs("cpu", dtype, requires_grad=False, set_seed=False):
+            call = adapt(sample)
+            if call is None or not is_small(call) or signature(call) in seen or (label and len(seen) == HALF_SAMPLES):
+                continue
+            if label and not all(v.numel() for v in call.inputs.values() if isinstance(v, torch.Tensor)):
+                continue
+            seen.add(signature(call))
+            call = plain(call)
+            r.record(op, " ".join(filter(None, (short, label, str(len(seen))))), call.inputs, call.compute, call.attributes,
+                     frozen=call.frozen, products=None if label else call.products, tolerance=call.tolerance)
+            if label:
+                halve(r, op, dtype)
+
+
+def halve(r: Recording, op: str, dtype: torch.dtype) -> None:
+    """The last case's results keep half precision. Its gradients stay f32, and f64's truth unless they are computed from the
+    result: then it is the rounded one."""
+    case = r.cases[-1]
+    for key in case["outputs"].values():
+        r.tensors[key] = r.tensors[key].to(dtype)
+    case.pop("torchErrors", None)
+    if op in FROM_RESULT:
+        result, cotangent = (r.tensors[case[kind]["out"]].double() for kind in ("outputs", "cotangents"))
+        r.tensors[case["gradients"]["x"]] = FROM_RESULT[op](result, cotangent, case["attributes"]).float()
+
+
+def record_errors(r: Recording, op: str, name: str, variant: str, adapt: Callable) -> None:
+    """Calls that PyTorch refuses, where our op can be called so at all and PyTorch refuses our form of it too."""
+    found = entry(name, variant)
+    if found.error_inputs_func is None:
+        return
+    number = 0
+    for refused in found.error_inputs("cpu", set_seed=False):
+        try:
+            call = adapt(refused.sample_input)
+        except (IndexError, TypeError, ValueError, AttributeError, RuntimeError):
+            continue  # wrong in a way that our form has no place for, such as a missing argument
+        if call is None or not is_recordable(call) or not is_small(call):
+            continue
+        call = plain(call)
+        try:
+            call.compute(**{k: v for k, v in call.inputs.items() if v is not None})
+        except Exception as error:  # noqa: BLE001  (whatever torch raises is the answer)
+            number += 1
+            message = str(error).splitlines()[0][:120]
+            r.record_error(op, f"{name.split('.')[-1]} refused {number}", {k: v for k, v in call.inputs.items() if v is not None}, message, call.attributes)
+
+
+def is_recordable(call: Call) -> bool:
+    dtypes = {torch.float32, torch.int64, torch.uint8}
+    tensors = [v for v in call.inputs.values() if isinstance(v, torch.Tensor)]
+    return all(v.dtype in dtypes and v.device.type == "cpu" for v in tensors)
+
+
+def record_opinfo(r: Recording) -> None:
+    for row in TABLE:
+        record_samples(r, *row)
+        record_errors(r, *row)
