@@ -99,6 +99,7 @@ function newConfig(
       path: flags.model === undefined ? `./${usualModelDir}` : fromConfig(out, resolve(flags.model)),
       ...(seen?.chatTemplate === undefined ? {} : { chatTemplate: seen.chatTemplate }),
     },
+    quantization: {},
     data: {
       train: fromConfig(out, dataPath),
       ...(rows < 10 ? { testSize: 0 } : { testSize: 0.1 }),

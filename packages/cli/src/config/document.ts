@@ -40,7 +40,7 @@ export function parseSections(text: string, file: string): ConfigSection[] {
     });
   if (!isMap(document.contents))
     throw userError(
-      `${file}: must hold sections (model, data, training, peft): it holds ${describeNode(document.contents)}.`,
+      `${file}: must hold sections (model, quantization, data, training, peft): it holds ${describeNode(document.contents)}.`,
       {
         where: `${file}:1`,
         fix: 'lorikeet init DATA writes a configuration to begin with.',

@@ -56,11 +56,20 @@ export function resolveConfig(text: string, file: string, overrides: readonly st
   for (const name of sectionNames) for (const [key, value] of late[name]) given[name].set(key, value);
   const config = Object.fromEntries(sectionNames.map((name) => [name, checkSection(name, given[name], file)]));
   const resolved = config as unknown as ResolvedConfig;
+  checkOneWidth(resolved, file);
   return { config: withAbsolutePaths(resolved, dirname(resolve(file)), late), notes };
 }
 
+function checkOneWidth({ quantization: { loadIn4bit, loadIn8bit } }: ResolvedConfig, file: string): void {
+  if (loadIn4bit && loadIn8bit)
+    throw userError('config: quantization.loadIn4bit and quantization.loadIn8bit must not both be true: they are.', {
+      where: file,
+      fix: 'Choose one of them.',
+    });
+}
+
 function withAbsolutePaths(
-  { model, data, training, peft }: ResolvedConfig,
+  { model, quantization, data, training, peft }: ResolvedConfig,
   base: string,
   late: Sections,
 ): ResolvedConfig {
@@ -74,6 +83,7 @@ function withAbsolutePaths(
         ? {}
         : { chatTemplatePath: resolve(from('model', 'chatTemplatePath'), model.chatTemplatePath) }),
     },
+    quantization,
     data: {
       ...data,
       train: resolve(from('data', 'train'), data.train),
@@ -89,7 +99,7 @@ function collect(
   notes: string[],
   repeated: 'refused' | 'last wins' = 'refused',
 ): Sections {
-  const out: Sections = { model: new Map(), data: new Map(), training: new Map(), peft: new Map() };
+  const out = Object.fromEntries(sectionNames.map((name) => [name, new Map()])) as Sections;
   const put = (section: SectionName, key: string, given: Given): void => {
     const before = out[section].get(key);
     if (before && given.weak) return;
@@ -153,6 +163,9 @@ function place(
       found: show(value),
       fix: 'Remove this key.',
     });
+  if ('into' in handling)
+    for (const [inner, value] of Object.entries(handling.entries))
+      place(handling.into, { key: inner, value, where }, put, notes);
   if ('section' in handling && handling.value !== null)
     put(handling.section, handling.key, { ...given(handling.value), weak: handling.weak ?? false });
   if ('note' in handling && handling.note) notes.push(`${entry.key}: ${handling.note}`);

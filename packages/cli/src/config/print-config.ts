@@ -14,6 +14,7 @@ export type NewConfig = Readonly<Record<keyof ResolvedConfig, Readonly<Record<st
 export function printCommentedConfig(config: NewConfig, advice: readonly string[]): string {
   const lines = advice.map((line) => (line === '' ? '#' : `# ${line}`));
   for (const section of sectionNames) {
+    if (Object.keys(config[section]).length === 0) continue;
     lines.push('', `${section}:`);
     const shape = sectionSchemas[section].shape as Record<string, z.ZodType>;
     for (const [key, value] of Object.entries(config[section])) {

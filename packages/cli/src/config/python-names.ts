@@ -8,6 +8,8 @@ export const camelCase = (key: string): string =>
 /** Sections under their other names. */
 export const sectionAliases: ReadonlyMap<string, SectionName> = new Map([
   ['model', 'model'], ['modelKwargs', 'model'], ['modelConfig', 'model'],
+  ['quantization', 'quantization'], ['quantizationConfig', 'quantization'], ['bnbConfig', 'quantization'],
+  ['bitsAndBytesConfig', 'quantization'], ['bitsandbytes', 'quantization'],
   ['data', 'data'], ['dataset', 'data'], ['dataConfig', 'data'],
   ['training', 'training'], ['trainingConfig', 'training'], ['trainingArguments', 'training'],
   ['peft', 'peft'], ['peftConfig', 'peft'], ['lora', 'peft'], ['loraConfig', 'peft'],
@@ -23,8 +25,13 @@ export interface Placed {
   readonly weak?: boolean;
 }
 
-/** What is done with a key: placed, taken note of, refused, or (undefined) unknown. */
-export type Handling = Placed | { readonly note: string } | { readonly refused: string } | { readonly quiet: true };
+/** What is done with a key: placed, opened into keys of a section, taken note of, refused, or (undefined) unknown. */
+export type Handling =
+  | Placed
+  | { readonly into: SectionName; readonly entries: Readonly<Record<string, unknown>> }
+  | { readonly note: string }
+  | { readonly refused: string }
+  | { readonly quiet: true };
 
 type Handler = (value: unknown) => Handling;
 
@@ -55,6 +62,22 @@ const halfPrecision = noted(
 );
 const dtypes = noted('weights keep the dtype of the file (bf16 stays bf16), arithmetic is f32');
 
+/** Options of BitsAndBytesConfig that from_pretrained takes directly, too. */
+const quantizationKeys = [
+  'loadIn4bit', 'loadIn8bit', 'bnb4bitQuantType', 'bnb4bitUseDoubleQuant', 'llmInt8Threshold', 'llmInt8SkipModules',
+]; // biome-ignore format: a list
+
+const quantizationHandlers: Record<string, Handler> = {
+  quantMethod: (value) =>
+    value === 'bitsandbytes' ? { quiet: true } : { refused: 'another quantization than bitsandbytes' },
+  bnb4bitComputeDtype: noted(
+    'arithmetic is f32, whatever the weights are stored in; computeDtype: int8 is the other choice',
+  ),
+  bnb4bitQuantStorage: noted('no effect: packed weights are bytes'),
+  llmInt8EnableFp32CpuOffload: noted('no effect: one device holds all layers'),
+  llmInt8HasFp16Weight: unsupported('training the weights of an 8-bit base'),
+};
+
 const modelHandlers: Record<string, Handler> = {
   nameOrPath: rename('model', 'path'),
   modelNameOrPath: rename('model', 'path'),
@@ -68,9 +91,13 @@ const modelHandlers: Record<string, Handler> = {
   dtype: dtypes,
   deviceMap: noted('no effect: one device runs all layers; choose it with --device'),
   lowCpuMemUsage: noted('no effect: weights are always read tensor by tensor'),
-  loadIn4bit: unsupported('a quantized base (QLoRA)'),
-  loadIn8bit: unsupported('a quantized base (QLoRA)'),
-  quantizationConfig: unsupported('a quantized base (QLoRA)'),
+  quantizationConfig: (value) =>
+    value === null
+      ? { quiet: true }
+      : typeof value === 'object' && !Array.isArray(value)
+        ? { into: 'quantization', entries: value as Record<string, unknown> }
+        : { refused: 'a quantization_config that is no map' },
+  ...Object.fromEntries(quantizationKeys.map((key) => [key, rename('quantization', key)])),
   padToken: noted('no effect: batches have no padding'),
   paddingSide: noted('no effect: batches have no padding'),
   modelMaxLength: rename('data', 'maxLength'),
@@ -130,6 +157,7 @@ function schedulerOptions(value: unknown): Handling {
   const known: Record<string, string> = {
     minLrRate: 'minFactor',
     numDecaySteps: 'decaySteps',
+    warmupLrRate: 'warmupFactor',
     minLrRatio: 'minFactor',
     timescale: 'timescaleSteps',
   };
@@ -219,6 +247,7 @@ const peftHandlers: Record<string, Handler> = {
 
 const handlers: Readonly<Record<SectionName, Readonly<Record<string, Handler>>>> = {
   model: modelHandlers,
+  quantization: quantizationHandlers,
   data: dataHandlers,
   training: trainingHandlers,
   peft: peftHandlers,

@@ -9,6 +9,7 @@ const text = z.string().min(1);
 const names = z.union([text, z.array(text).min(1)]);
 const interval = z.enum(['no', 'steps', 'epoch']);
 const scheduleNames = Object.keys(schedules) as [keyof typeof schedules, ...(keyof typeof schedules)[]];
+const course = z.enum(['linear', 'cosine', '1-sqrt']);
 
 /** The base model. */
 export const modelSchema = z.strictObject({
@@ -22,6 +23,34 @@ export const modelSchema = z.strictObject({
     .optional()
     .describe("Chat template instead of the model's: a Jinja file, or a folder with a tokenizer that has one"),
   allowNonfinite: z.boolean().default(false).describe('Train although base weights hold NaN or infinity'),
+});
+
+/** How the base is quantized. Names are those of transformers' BitsAndBytesConfig, defaults QLoRA's. */
+export const quantizationSchema = z.strictObject({
+  loadIn4bit: z.boolean().default(false).describe('Quantize the linears to 4 bits while loading (QLoRA)'),
+  loadIn8bit: z.boolean().default(false).describe('Quantize them to 8 bits (LLM.int8)'),
+  bnb4bitQuantType: z
+    .enum(['nf4', 'fp4'])
+    .default('nf4')
+    .describe('Codes of 4 bits; nf4 suits normal weights. transformers takes fp4 where nothing is said'),
+  bnb4bitUseDoubleQuant: z
+    .boolean()
+    .default(true)
+    .describe('Quantize the scales too: 4.13 bits a weight, not 4.5. transformers does not where nothing is said'),
+  computeDtype: z
+    .enum(['f32', 'int8'])
+    .default('f32')
+    .describe('int8 multiplies 4-bit weights in integers where the device can: faster and less exact'),
+  llmInt8Threshold: z
+    .number()
+    .min(0)
+    .lt(Infinity)
+    .default(6)
+    .describe('Activations from here on are outliers of loadIn8bit, computed in full; 0: none'),
+  llmInt8SkipModules: z
+    .array(text)
+    .optional()
+    .describe('Linears that stay dense, by name or expression; default: lm_head, which a list replaces'),
 });
 
 /** The data. */
@@ -75,6 +104,9 @@ export const trainingSchema = z.strictObject({
       minFactor: part,
       timescaleSteps: z.number().positive(),
       decaySteps: whole(1),
+      warmupFactor: part,
+      warmupType: course,
+      decayType: course,
     })
     .partial()
     .default({})
@@ -155,6 +187,7 @@ export const peftSchema = z.strictObject({
 
 export const sectionSchemas = {
   model: modelSchema,
+  quantization: quantizationSchema,
   data: dataSchema,
   training: trainingSchema,
   peft: peftSchema,
@@ -169,6 +202,7 @@ export const keysOf = (section: SectionName): string[] => Object.keys(sectionSch
 /** A configuration with all defaults in place; paths are absolute. */
 export interface ResolvedConfig {
   readonly model: z.output<typeof modelSchema>;
+  readonly quantization: z.output<typeof quantizationSchema>;
   readonly data: z.output<typeof dataSchema>;
   readonly training: z.output<typeof trainingSchema>;
   readonly peft: z.output<typeof peftSchema>;

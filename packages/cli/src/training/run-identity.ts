@@ -10,7 +10,7 @@ const hashedWholeBytes = 512 << 20;
 
 export async function runIdentity(
   files: FileSystem,
-  { model, data, training, peft }: ResolvedConfig,
+  { model, quantization, data, training, peft }: ResolvedConfig,
   { lossOn, sha256, evalSha256 }: PreparedData,
   { chatTemplate = '' }: Tokenizer,
 ): Promise<Readonly<Record<string, unknown>>> {
@@ -25,6 +25,7 @@ export async function runIdentity(
     lossOn, maxLength, packing, packingRows, order, maxRows, testSize, splitSeed, onBadRow, sampleBy,
     perDeviceTrainBatchSize, gradientCheckpointing, labelSmoothingFactor, neftuneNoiseAlpha,
     peft,
+    ...(quantization.loadIn4bit || quantization.loadIn8bit ? { quantization } : {}),
     ...(training.activationStorage === 'bf16' ? { activationStorage: 'bf16' } : {}),
     ...(packing && data.packingStrategy !== 'bfd' ? { packingStrategy: data.packingStrategy } : {}),
     // Which rows a seed holds out: runs of versions before this one split in another order.
