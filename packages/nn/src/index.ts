@@ -45,5 +45,12 @@ export {
   type StepOptions,
 } from './optimizer.ts';
 export { type OptimizerName, type OptimizerSettings, optimizerByName, optimizers } from './optimizer-by-name.ts';
-export { type Schedule, type ScheduleName, type ScheduleOptions, scheduleByName, schedules } from './schedules.ts';
+export {
+  type Course,
+  type Schedule,
+  type ScheduleName,
+  type ScheduleOptions,
+  scheduleByName,
+  schedules,
+} from './schedules.ts';
 export { SGD, type SGDOptions } from './sgd.ts';
