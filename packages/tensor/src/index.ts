@@ -62,6 +62,7 @@ export { type MatmulAttributes, type MatmulOptions, matmul } from './ops/matmul.
 export { type Matmul4bitAttributes, type Matmul4bitOptions, matmul4bit } from './ops/matmul-4bit.ts';
 export { layerNorm, logSoftmax, rmsNorm, softmax } from './ops/normalize.ts';
 export {
+  type Dequantize4bitAttributes,
   dequantize4bit,
   type Layout4bit,
   type NestedAbsmax,

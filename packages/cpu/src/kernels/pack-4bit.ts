@@ -168,7 +168,12 @@ function bringFunction(m: ModuleBuilder): FunctionRef {
 }
 
 /** One element in f32 at a time, for rows that do not end between groups of 32: (weight, element, flags, scratch) -> f32. */
-function elementFunction(m: ModuleBuilder, dtype: FloatType, absmax: FunctionRef, withStore: boolean): FunctionRef {
+export function elementFunction(
+  m: ModuleBuilder,
+  dtype: FloatType,
+  absmax: FunctionRef,
+  withStore: boolean,
+): FunctionRef {
   return m.function(undefined, ['i32', 'i32', 'i32'], ['f32'], (f) => {
     const [weight, element, scratch] = f.params as [IntLocal, IntLocal, IntLocal];
     f.call(absmax, weight, element, 1, 1, scratch, 4);

@@ -5,6 +5,7 @@ import { copyKernels } from './copy-kernels.ts';
 import { matmul4bitKernel } from './matmul-4bit-kernel.ts';
 import { matmulKernel } from './matmul-kernel.ts';
 import type { Tile } from './micro.ts';
+import { quantize4bitKernels } from './quantize-4bit-kernel.ts';
 import { reduceKernels } from './reduce-kernels.ts';
 import { ropeKernel } from './rope.ts';
 import { rowKernels } from './row-kernels.ts';
@@ -15,6 +16,7 @@ export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
     Object.entries({
       matmul,
       matmul4bit: matmul4bitKernel(host, matmul.multiply),
+      ...quantize4bitKernels(host),
       ...copyKernels(host),
       ...reduceKernels(host),
       ...rowKernels(host),

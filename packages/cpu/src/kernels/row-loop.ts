@@ -87,7 +87,7 @@ export function rowLoop(
 const narrow = { bf16: narrowBrain, f16: narrowHalf };
 
 /** Lane 0 as one element. */
-function storeOne(f: FunctionBuilder, dtype: FloatType, pointer: I32, value: V128): void {
+export function storeOne(f: FunctionBuilder, dtype: FloatType, pointer: I32, value: V128): void {
   if (dtype === 'f32') f.emit(store.low32(pointer, value));
   else f.emit(store.i16(pointer, i32x4.extract(narrow[dtype](f, value), 0)));
 }
