@@ -1,5 +1,6 @@
 /** LoRA for @lorikeet/nn: loralib's layers, PEFT's way of adapting a whole model, merging, and PEFT's folder format. */
 
+export { checkpointWeights } from './folder/checkpoint-weights.ts';
 export {
   type LoadAdapterOptions,
   type LoadedAdapter,
@@ -9,6 +10,7 @@ export {
   adapterConfigName,
   adapterWeightsName,
   chatTemplateName,
+  initialAdapterName,
   type SaveAdapterOptions,
   saveAdapter,
   type WriteAdapterOptions,
@@ -48,6 +50,7 @@ export {
 } from './peft/lora-config.ts';
 export { LoraLinear, type LoraLinearOptions } from './peft/lora-linear.ts';
 export { type ParsedLoraConfig, parseLoraConfig } from './peft/parse-lora-config.ts';
+export { type ReplaceLoftqOptions, replaceLoraWeightsLoftq } from './peft/replace-loftq.ts';
 export {
   type LoraTarget,
   linearsOf,
@@ -68,6 +71,11 @@ export {
   readQuantizationConfig,
 } from './quantize/bits-and-bytes-config.ts';
 export { Int8Linear, type Int8LinearOptions } from './quantize/int8-linear.ts';
+export {
+  type KbitTrainingOptions,
+  type KbitTrainingReport,
+  prepareModelForKbitTraining,
+} from './quantize/prepare-model-for-kbit-training.ts';
 export {
   type QuantizeCheckpointOptions,
   type QuantizedCheckpoint,
