@@ -114,6 +114,8 @@ describe('what is accepted', () => {
     ['peft: {use_dora: false, inference_mode: false, r: 2}', (c: ReturnType<typeof read>) => c.config.peft.r, 2],
     ['training: {optim: paged_adamw_8bit}', (c: ReturnType<typeof read>) => c.config.training.optim, 'paged_adamw_8bit'],
     ['training: {optim: adamw_hf}', (c: ReturnType<typeof read>) => c.config.training.optim, 'adamw_torch'],
+    ['peft: {init_lora_weights: loftq, loftq_config: {loftq_bits: 8}}', (c: ReturnType<typeof read>) => c.config.peft.loftqConfig, { loftqBits: 8 }],
+    ['peft: {init_lora_weights: pissa_niter_4, loftq_config: {}}', (c: ReturnType<typeof read>) => [c.config.peft.initLoraWeights, c.config.peft.loftqConfig], ['pissa_niter_4', undefined]],
     ['training: {lr_scheduler_kwargs: {num_cycles: 2, min_lr_rate: 0.1}}', (c: ReturnType<typeof read>) => c.config.training.lrSchedulerOptions, { numCycles: 2, minFactor: 0.1 }],
   ])('%s', (text, pick, expected) => {
     expect(pick(read(least + text))).toEqual(expected);

@@ -25,7 +25,7 @@ interface Given {
 }
 
 /** Keys of ours whose values Python spells in more ways. */
-const hasOtherValues: ReadonlySet<string> = new Set(['reportTo', 'optim']);
+const hasOtherValues: ReadonlySet<string> = new Set(['reportTo', 'optim', 'loftqConfig']);
 
 type Sections = Record<SectionName, Map<string, Given>>;
 

@@ -243,6 +243,15 @@ const peftHandlers: Record<string, Handler> = {
   rank: rename('peft', 'r'),
   alpha: rename('peft', 'loraAlpha'),
   dropout: rename('peft', 'loraDropout'),
+  loftqConfig: (value) => {
+    if (typeof value !== 'object' || value === null || Array.isArray(value))
+      return { section: 'peft', key: 'loftqConfig', value };
+    const entries = Object.entries(value).map(([key, v]) => [camelCase(key), v]);
+    // PEFT writes {} where there is no LoftQ.
+    return entries.length
+      ? { section: 'peft', key: 'loftqConfig', value: Object.fromEntries(entries) }
+      : { quiet: true };
+  },
 };
 
 const handlers: Readonly<Record<SectionName, Readonly<Record<string, Handler>>>> = {

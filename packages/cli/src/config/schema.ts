@@ -173,9 +173,20 @@ export const peftSchema = z.strictObject({
   bias: z.enum(['none', 'all', 'lora_only']).default('none').describe('Biases trained beside the adapter'),
   useRslora: z.boolean().default(false).describe('Scale by loraAlpha / sqrt(r)'),
   initLoraWeights: z
-    .union([z.boolean(), z.literal('gaussian')])
+    .union([
+      z.boolean(),
+      z.enum(['gaussian', 'orthogonal', 'pissa', 'olora', 'loftq']),
+      z.templateLiteral(['pissa_niter_', z.int()]),
+    ])
     .default(true)
-    .describe('First values of the adapter'),
+    .describe(
+      'First values of the adapter; pissa, pissa_niter_N (faster, N iterations), olora and loftq take them from the base',
+    ),
+  loftqConfig: z
+    .strictObject({ loftqBits: z.union([z.literal(4), z.literal(8)]), loftqIter: whole(1) })
+    .partial()
+    .optional()
+    .describe('Of loftq: bits of the base (4), alternations of quantizing and decomposing (1)'),
   rankPattern: z.record(text, whole(1)).optional().describe('Rank of layers whose path ends as an expression says'),
   alphaPattern: z.record(text, z.number().positive()).optional().describe('loraAlpha of such layers'),
   layersToTransform: z

@@ -8,7 +8,7 @@ import {
   writeAtomic,
   writeJson,
 } from '@lorikeet/files';
-import { adapterWeightsName, applyLora, saveAdapter, writeAdapterFiles } from '@lorikeet/lora';
+import { adapterWeightsName, applyLoraAsync, saveAdapter, writeAdapterFiles } from '@lorikeet/lora';
 import { copyInto, trainableParameters } from '@lorikeet/nn';
 import type { Phi3ForCausalLM } from '@lorikeet/phi3';
 import { openSafetensors } from '@lorikeet/safetensors';
@@ -93,7 +93,9 @@ export async function runTraining(given: ResolvedConfig, environment: TrainingEn
   model.gradientCheckpointing = checkpointing.gradientCheckpointing;
   model.activationStorage = checkpointing.activationStorage;
   model.neftuneNoiseAlpha = config.training.neftuneNoiseAlpha ?? null;
-  await withExitCode(exitCodes.user, () => applyLora(model, lora, { key: randomKey(config.training.seed, 'lora') }));
+  await withExitCode(exitCodes.user, () =>
+    applyLoraAsync(model, lora, { key: randomKey(config.training.seed, 'lora') }),
+  );
   const identity = await runIdentity(files, config, data, tokenizer);
   if (environment.resume === undefined) await discardEarlierRun(files, config.training.outputDir);
   return run.train(model, batches, options, identity);
@@ -182,6 +184,8 @@ class FineTuning {
       saveModel: (fs, dir) =>
         writeAdapterFiles(fs, dir, model, {
           allowZero: true,
+          // As it is trained, so that a resumed run puts it back.
+          convertToLora: false,
           baseModelNameOrPath: baseName(model, config),
           chatTemplate,
         }),

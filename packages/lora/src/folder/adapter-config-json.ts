@@ -11,6 +11,7 @@ const orNull = <T>(list: readonly T[]): readonly T[] | null => (list.length ? li
  */
 export function adapterConfigJson(config: CompleteLoraConfig, targets: readonly LoraTarget[]): string {
   const allLinear = isAllLinear(config.targetModules);
+  const { loftqBits, loftqIter } = config.loftqConfig;
   const fields: Record<string, unknown> = {
     alpha_pattern: config.alphaPattern,
     auto_mapping: null,
@@ -22,7 +23,7 @@ export function adapterConfigJson(config: CompleteLoraConfig, targets: readonly 
     layer_replication: null,
     layers_pattern: allLinear ? null : orNull(config.layersPattern),
     layers_to_transform: allLinear ? null : orNull(config.layersToTransform),
-    loftq_config: {},
+    loftq_config: config.initLoraWeights === 'loftq' ? { loftq_bits: loftqBits, loftq_iter: loftqIter } : {},
     lora_alpha: config.loraAlpha,
     lora_dropout: config.loraDropout,
     megatron_config: null,

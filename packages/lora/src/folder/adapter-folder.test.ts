@@ -275,8 +275,8 @@ describe('loadAdapter', () => {
     expect(await failure(await changed((e) => e, { use_dora: true }))).toBe(
       'a/adapter_config.json: use_dora (DoRA) is not supported: got true. Remove it or use plain LoRA.',
     );
-    expect(await failure(await changed((e) => e, { init_lora_weights: 'pissa' }))).toContain(
-      'init_lora_weights "pissa" is not supported',
+    expect(await failure(await changed((e) => e, { init_lora_weights: 'corda' }))).toContain(
+      'init_lora_weights "corda" is not supported',
     );
     expect(await failure(await changed((e) => e, { target_modules: ['c_attn'] }))).toContain('"c_attn" matches none');
   });

@@ -2,15 +2,19 @@ import { FileError, type FileSystem, joinPath, readJson } from '@lorikeet/files'
 import { copyInto, type ModuleLike, namedParameters, type StateSource, setTraining } from '@lorikeet/nn';
 import { convertElements, openSafetensors, type TensorReader } from '@lorikeet/safetensors';
 import { decode, isFloat, NonFiniteError, type Tensor } from '@lorikeet/tensor';
-import { type AdapterState, adapterOf } from '../peft/adapter-state.ts';
-import { applyLora, unloadAdapter } from '../peft/apply-lora.ts';
+import { type AdapterState, adapterOf, type InitialPair, rememberAdapter } from '../peft/adapter-state.ts';
+import { adaptedLinears, applyLora, unloadAdapter } from '../peft/apply-lora.ts';
+import { type OriginalWeights, restoreBase } from '../peft/apply-lora-async.ts';
+import { isBaseInit } from '../peft/lora-config.ts';
 import { parseLoraConfig } from '../peft/parse-lora-config.ts';
-import { type AdapterTensor, adapterTensors, pathOfKey } from './adapter-tensors.ts';
-import { adapterConfigName, adapterWeightsName } from './save-adapter.ts';
+import { type AdapterTensor, adapterTensors, keyPrefix, pathOfKey } from './adapter-tensors.ts';
+import { adapterConfigName, adapterWeightsName, initialAdapterName } from './save-adapter.ts';
 
 export interface LoadAdapterOptions {
   /** Mark the adapter trainable, to go on training (PEFT's is_trainable). @defaultValue false: everything is frozen */
   readonly trainable?: boolean;
+  /** The weights from before quantization, for an adapter that LoftQ began in several alternations; see applyLoraAsync. */
+  readonly originalWeights?: OriginalWeights;
   /** The base that is loaded; a warning when the adapter was made for another. */
   readonly baseModelNameOrPath?: string;
 }
@@ -20,7 +24,8 @@ export interface LoadedAdapter extends AdapterState {
   readonly warnings: readonly string[];
 }
 
-// Initializations that only choose first values, which the file replaces. Others (pissa, olora, ...) have changed the base too.
+// Initializations that only choose first values, which the file replaces. Others have changed the base too: PiSSA, OLoRA and LoftQ are done
+// again, as PEFT does; CorDA and LoRA-GA cannot be.
 const harmlessInits: ReadonlySet<unknown> = new Set(['gaussian', 'eva', 'orthogonal', 'mica', false]);
 
 async function readConfig(files: FileSystem, dir: string): Promise<ReturnType<typeof parseLoraConfig>> {
@@ -96,12 +101,36 @@ async function readSource(reader: TensorReader, key: string): Promise<Source> {
   return { dtype, shape: entry.shape, bytes };
 }
 
+/** The first values that an adapter took out of its base, where they were kept beside it. */
+async function readInitial(files: FileSystem, dir: string, model: ModuleLike): Promise<AdapterState['initial']> {
+  const path = joinPath(dir, initialAdapterName);
+  if (!(await files.exists(path))) return undefined;
+  const reader = await openSafetensors(files, path);
+  const pairs = new Map<string, InitialPair>();
+  for (const [layer, { lora_A, lora_B }] of adaptedLinears(model)) {
+    const read = async (factor: string, like: Tensor): Promise<Uint8Array> => {
+      const source = await readSource(reader, `${keyPrefix}${layer}.lora_${factor}.weight`);
+      if (source.dtype !== 'f32' || `${source.shape}` !== `${like.shape}`)
+        throw new Error(
+          `loadAdapter: ${path} must hold the first values of ${adapterWeightsName}: lora_${factor} of ${layer} is [${source.shape}] ${source.dtype}, not [${like.shape}] f32.`,
+        );
+      return source.bytes;
+    };
+    pairs.set(layer, { a: await read('A', lora_A.weight), b: await read('B', lora_B.weight) });
+  }
+  return pairs;
+}
+
 function warningsOf(
   unknownKeys: readonly string[],
-  { unmatched, config }: AdapterState,
-  base: string | undefined,
+  { unmatched, config, initial }: AdapterState,
+  { base, kept }: { readonly base: string | undefined; readonly kept: boolean },
 ): string[] {
   const warnings: string[] = [];
+  if (initial && !kept && /niter/.test(String(config.initLoraWeights)))
+    warnings.push(
+      `init_lora_weights ${config.initLoraWeights}: the random decomposition was done again, and the base may differ a little from the one that was trained. Save such an adapter converted to plain LoRA`,
+    );
   const made = config.baseModelNameOrPath;
   if (unknownKeys.length) warnings.push(`adapter_config.json: unknown options are ignored: ${unknownKeys.join(', ')}`);
   if (unmatched.length)
@@ -115,6 +144,9 @@ function warningsOf(
  * Puts an adapter that PEFT or saveAdapter wrote on a base model: reads adapter_config.json, applies LoRA, loads the tensors.
  * As in PEFT, a target name that matches nothing is passed over (there it is silent, here a warning) while others match.
  *
+ * An adapter of PiSSA, OLoRA or LoftQ that was not converted changes the base as its training did, from initial_adapter.safetensors or
+ * by the same decomposition.
+ *
  * @throws TypeError for an option we do not have; Error with all tensors that do not fit and both their shapes; FileError,
  * SafetensorsError or NonFiniteError for the file. The model then has no adapter and the values it had (all of it frozen).
  */
@@ -122,7 +154,7 @@ export async function loadAdapter(
   files: FileSystem,
   dir: string,
   model: ModuleLike,
-  { trainable = false, baseModelNameOrPath }: LoadAdapterOptions = {},
+  { trainable = false, baseModelNameOrPath, originalWeights }: LoadAdapterOptions = {},
 ): Promise<LoadedAdapter> {
   if (adapterOf(model))
     throw new Error(
@@ -130,12 +162,18 @@ export async function loadAdapter(
     );
   const { config, unknownKeys } = await readConfig(files, dir);
   const reader = await openWeights(files, dir);
-  const state = applyLora(model, config, { unmatched: 'ignore', initialize: false });
+  let state = applyLora(model, config, { unmatched: 'ignore', initialize: false });
+  let kept: AdapterState['initial'];
   try {
     const pairs = pair(reader, adapterTensors(model, state));
     // All is read before the first is written: trained biases go into the base's own tensors.
     const sources = new Map<Tensor, Source>();
     for (const { tensor, key } of pairs) sources.set(tensor, await readSource(reader, key));
+    if (isBaseInit(config.initLoraWeights)) {
+      if (config.initLoraWeights !== 'loftq') kept = await readInitial(files, dir, model);
+      state = await restoreBase(model, state, kept, { originalWeights });
+      rememberAdapter(model, state);
+    }
     for (const [tensor, source] of sources) copyInto(tensor, source);
   } catch (error) {
     unloadAdapter(model);
@@ -144,5 +182,8 @@ export async function loadAdapter(
   if (!trainable)
     for (const { tensor } of namedParameters(model)) if (isFloat(tensor.dtype)) tensor.requiresGrad = false;
   if (!trainable) setTraining(model, false);
-  return { ...state, warnings: warningsOf(unknownKeys, state, baseModelNameOrPath) };
+  return {
+    ...state,
+    warnings: warningsOf(unknownKeys, state, { base: baseModelNameOrPath, kept: kept !== undefined }),
+  };
 }

@@ -4,12 +4,15 @@ import { type WriteEntry, writeSafetensors } from '@lorikeet/safetensors';
 import { decode, NonFiniteError } from '@lorikeet/tensor';
 import { type AdapterState, requireAdapter } from '../peft/adapter-state.ts';
 import { adapterConfigJson } from './adapter-config-json.ts';
-import { adapterTensors } from './adapter-tensors.ts';
+import { type AdapterTensor, adapterTensors } from './adapter-tensors.ts';
 import { modelCard } from './model-card.ts';
+import { plainA, plainB, plainConfig } from './plain-lora.ts';
 
 /** File names of PEFT's folder. */
 export const adapterConfigName = 'adapter_config.json';
 export const adapterWeightsName = 'adapter_model.safetensors';
+/** First values of lora_A and lora_B where the base lacks them, beside an adapter that is saved as it is trained. PEFT passes it over. */
+export const initialAdapterName = 'initial_adapter.safetensors';
 const readmeName = 'README.md';
 /** Where transformers looks for a chat template. */
 export const chatTemplateName = 'chat_template.jinja';
@@ -21,6 +24,12 @@ export interface WriteAdapterOptions {
   readonly allowZero?: boolean;
   /** The chat template it was trained with, where that is not the base's own: written beside it as chat_template.jinja, as TRL does. */
   readonly chatTemplate?: string | undefined;
+  /**
+   * Where PiSSA or OLoRA took first values out of the base: write plain LoRA of twice the rank, which fits the original base, in Python
+   * too (PEFT's path_initial_model_for_weight_conversion). false writes the adapter as it is trained, and initial_adapter.safetensors
+   * beside it. LoftQ is always written as trained: its base is the quantized one. @defaultValue true
+   */
+  readonly convertToLora?: boolean;
 }
 
 export interface SaveAdapterOptions extends WriteAdapterOptions {
@@ -28,11 +37,18 @@ export interface SaveAdapterOptions extends WriteAdapterOptions {
   readonly overwrite?: boolean;
 }
 
-/** Reads the adapter back and refuses one that holds NaN or infinity, or changes nothing. */
-async function checkedEntries(model: ModuleLike, state: AdapterState, allowZero: boolean): Promise<WriteEntry[]> {
-  const entries: WriteEntry[] = [];
-  const changing = new Map<string, number>();
-  for (const { path, key, tensor } of adapterTensors(model, state)) {
+const loraName = /^(.*)\.lora_([AB])\.weight$/;
+const sameBytes = (x: Uint8Array, y: Uint8Array): boolean => x.length === y.length && x.every((v, i) => v === y[i]);
+
+/** A tensor of the adapter, read back and found finite. */
+interface CheckedTensor extends AdapterTensor {
+  readonly bytes: Uint8Array;
+}
+
+async function checkedTensors(model: ModuleLike, state: AdapterState): Promise<CheckedTensor[]> {
+  const checked: CheckedTensor[] = [];
+  for (const found of adapterTensors(model, state)) {
+    const { path, tensor } = found;
     const bytes = await tensor.bytes();
     const values = decode(bytes, tensor.dtype);
     const bad = values.findIndex((value: number) => !Number.isFinite(value));
@@ -40,23 +56,52 @@ async function checkedEntries(model: ModuleLike, state: AdapterState, allowZero:
       throw new NonFiniteError(
         `saveAdapter: every number must be finite: ${path} holds ${values[bad]} at element ${bad}. Training has diverged; use an earlier checkpoint or a lower learning rate. Nothing was written.`,
       );
-    const layer = path.replace(/\.lora_[AB]\.weight$/, '');
-    if (values.some((value: number) => value !== 0)) changing.set(layer, (changing.get(layer) ?? 0) + 1);
-    entries.push({ name: key, dtype: tensor.dtype, shape: tensor.shape, bytes });
+    checked.push({ ...found, bytes });
   }
-  // An update changes something where both of its factors do; a saved bias or module always may.
-  const changes = (path: string): boolean => (changing.get(path) ?? 0) >= 2;
-  if (
-    !allowZero &&
-    state.saved.length === 0 &&
-    state.config.bias === 'none' &&
-    !state.targets.some(({ path }) => changes(path))
-  )
-    throw new Error(
-      'saveAdapter: the adapter must change something: every update B A is zero, so it was not trained. Train it, or pass allowZero: true. Nothing was written.',
-    );
-  return entries;
+  return checked;
 }
+
+/** Refuses an adapter that changes nothing: every update is zero, or still what was taken out of the base. */
+function requireChange(
+  tensors: readonly CheckedTensor[],
+  { state, plain }: { state: AdapterState; plain: boolean },
+): void {
+  if (state.saved.length > 0 || state.config.bias !== 'none') return;
+  const count = new Map<string, number>();
+  for (const { path, bytes } of tensors) {
+    const [, layer = '', factor = ''] = loraName.exec(path) ?? [];
+    const first = plain ? state.initial?.get(layer) : undefined;
+    // An update changes something where neither factor is zero or, beside first values, where one has moved.
+    const changes = first
+      ? !sameBytes(bytes, factor === 'A' ? first.a : first.b)
+      : decode(bytes, 'f32').some((v: number) => v !== 0);
+    if (changes) count.set(layer, (count.get(layer) ?? 0) + (first ? 2 : 1));
+  }
+  if ([...count.values()].some((factors) => factors >= 2)) return;
+  throw new Error(
+    'saveAdapter: the adapter must change something: every update B A is zero, so it was not trained. Train it, or pass allowZero: true. Nothing was written.',
+  );
+}
+
+/** One tensor of the plain adapter: both factors twice as wide, all else as it is. */
+function plainEntry({ key, path, tensor, bytes }: CheckedTensor, state: AdapterState): WriteEntry {
+  const { dtype, shape } = tensor;
+  const [, layer = '', factor = ''] = loraName.exec(path) ?? [];
+  const first = state.initial?.get(layer);
+  if (!first) return { name: key, dtype, shape, bytes };
+  const [rows, columns] = shape as [number, number];
+  return factor === 'A'
+    ? { name: key, dtype, shape: [2 * rows, columns], bytes: plainA(bytes, first) }
+    : { name: key, dtype, shape: [rows, 2 * columns], bytes: plainB(bytes, first, columns) };
+}
+
+/** The first values under the names that the trained ones have. */
+const initialEntries = (tensors: readonly CheckedTensor[], state: AdapterState): WriteEntry[] =>
+  tensors.flatMap(({ key, path, tensor: { dtype, shape } }) => {
+    const [, layer = '', factor = ''] = loraName.exec(path) ?? [];
+    const first = state.initial?.get(layer);
+    return first ? [{ name: key, dtype, shape, bytes: factor === 'A' ? first.a : first.b }] : [];
+  });
 
 /**
  * Writes adapter_model.safetensors, adapter_config.json, README.md and, where one is given, chat_template.jinja into a directory that is there, each file atomically.
@@ -66,12 +111,23 @@ export async function writeAdapterFiles(
   files: FileSystem,
   dir: string,
   model: ModuleLike,
-  { baseModelNameOrPath, allowZero = false, chatTemplate }: WriteAdapterOptions = {},
+  { baseModelNameOrPath, allowZero = false, chatTemplate, convertToLora = true }: WriteAdapterOptions = {},
 ): Promise<void> {
   const state = requireAdapter('saveAdapter', model);
-  const config = baseModelNameOrPath === undefined ? state.config : { ...state.config, baseModelNameOrPath };
-  const entries = await checkedEntries(model, state, allowZero);
+  const base = baseModelNameOrPath === undefined ? state.config : { ...state.config, baseModelNameOrPath };
+  const tookFromBase = state.initial !== undefined && base.initLoraWeights !== 'loftq';
+  const plain = tookFromBase && convertToLora;
+  const config = plain ? plainConfig(base) : base;
+  const tensors = await checkedTensors(model, state);
+  if (!allowZero) requireChange(tensors, { state, plain });
+  const entries = tensors.map((found) =>
+    plain
+      ? plainEntry(found, state)
+      : { name: found.key, dtype: found.tensor.dtype, shape: found.tensor.shape, bytes: found.bytes },
+  );
   await writeSafetensors(files, joinPath(dir, adapterWeightsName), entries, { format: 'pt' });
+  if (tookFromBase && !plain)
+    await writeSafetensors(files, joinPath(dir, initialAdapterName), initialEntries(tensors, state), { format: 'pt' });
   await writeAtomic(files, joinPath(dir, adapterConfigName), adapterConfigJson(config, state.targets));
   await writeAtomic(files, joinPath(dir, readmeName), modelCard(config, state.targets));
   if (chatTemplate !== undefined) await writeAtomic(files, joinPath(dir, chatTemplateName), chatTemplate);
@@ -84,7 +140,14 @@ async function checkTarget(files: FileSystem, dir: string, overwrite: boolean): 
   if (kind === 'file') throw new FileError('ENOTDIR', dir, `saveAdapter: ${dir} must be a directory: it is a file.`);
   const names = await files.list(dir);
   if (names.length === 0) return;
-  const ours = new Set([adapterConfigName, adapterWeightsName, readmeName, chatTemplateName, manifestName]);
+  const ours = new Set([
+    adapterConfigName,
+    adapterWeightsName,
+    initialAdapterName,
+    readmeName,
+    chatTemplateName,
+    manifestName,
+  ]);
   const foreign = names.filter((name) => !ours.has(name));
   if (foreign.length > 0)
     throw new FileError(

@@ -3,6 +3,12 @@ import type { CompleteLoraConfig } from './lora-config.ts';
 import type { SavedTensor } from './saved-modules.ts';
 import type { LoraTarget } from './target-matching.ts';
 
+/** The f32 bytes of lora_A [r, in] and lora_B [out, r] before training. */
+export interface InitialPair {
+  readonly a: Uint8Array;
+  readonly b: Uint8Array;
+}
+
 /** What applyLora did to a model. */
 export interface AdapterState {
   readonly config: CompleteLoraConfig;
@@ -12,6 +18,8 @@ export interface AdapterState {
   readonly unmatched: readonly string[];
   /** Copies that modulesToSave trains. */
   readonly saved: readonly SavedTensor[];
+  /** The first values by layer, where they were taken out of the base (PiSSA, OLoRA) or belong to it (LoftQ). */
+  readonly initial?: ReadonlyMap<string, InitialPair> | undefined;
 }
 
 // Beside the model and not in it, so that its state and its properties stay those of the base.

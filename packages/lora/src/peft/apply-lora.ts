@@ -4,7 +4,7 @@ import { type RandomKey, randomKey } from '@lorikeet/tensor';
 import { loraLayers } from '../lora-layer.ts';
 import { markOnlyLoraAsTrainable } from '../mark-trainable.ts';
 import { type AdapterState, adapterOf, forgetAdapter, rememberAdapter, requireAdapter } from './adapter-state.ts';
-import { type CompleteLoraConfig, completeLoraConfig, type LoraConfig } from './lora-config.ts';
+import { type CompleteLoraConfig, completeLoraConfig, isBaseInit, type LoraConfig } from './lora-config.ts';
 import { isLoraLinear, LoraLinear } from './lora-linear.ts';
 import { copySavedModules, dropSaved, enableSaved } from './saved-modules.ts';
 import { type LoraTarget, linearsOf, type ResolveOptions, resolveTargets } from './target-matching.ts';
@@ -33,7 +33,7 @@ function wrap(
   const made: LoraLinear[] = [];
   const placed: string[] = [];
   const { loraDropout, useRslora } = config;
-  const initLoraWeights = initialize ? config.initLoraWeights : ('zeros' as const);
+  const initLoraWeights = initialize ? (config.initLoraWeights as boolean | 'gaussian') : ('zeros' as const);
   try {
     const layers = targets.map(({ path, r, loraAlpha }) => {
       const options = { r, loraAlpha, loraDropout, useRslora, initLoraWeights, key: key.fold(path) };
@@ -58,7 +58,7 @@ function wrap(
  * do not move; `<path>.lora_A.weight` and `<path>.lora_B.weight` stand beside them, in f32. With the default initialization
  * the model computes what it computed before, exactly.
  *
- * @throws TypeError for a wrong configuration; Error when an entry of targetModules matches no linear (with the list of linears)
+ * @throws TypeError for a wrong configuration, or an initialization that needs applyLoraAsync; Error when an entry of targetModules matches no linear (with the list of linears)
  * or the model has an adapter already. Nothing is changed then.
  */
 export function applyLora(model: ModuleLike, config: LoraConfig = {}, options: ApplyOptions = {}): AdapterState {
@@ -67,6 +67,11 @@ export function applyLora(model: ModuleLike, config: LoraConfig = {}, options: A
       'applyLora: the model must have no adapter yet: it has one. Call unloadAdapter or mergeAndUnload first.',
     );
   const complete = completeLoraConfig(config);
+  const { initLoraWeights: init } = complete;
+  if (options.initialize !== false && (isBaseInit(init) || init === 'orthogonal'))
+    throw new TypeError(
+      `applyLora: initLoraWeights must be true, false or 'gaussian' in a call that does not wait: got '${init}'. Use await applyLoraAsync.`,
+    );
   const { targets, unmatched } = resolveTargets(model, complete, options);
   wrap(model, targets, complete, options);
   try {
@@ -91,7 +96,7 @@ export function unwrapLinears(model: ModuleLike): void {
 
 /**
  * Takes the adapter off and frees it (PEFT's unload): the model is the base again, still frozen, but for biases that were
- * trained in place. A merged adapter is unmerged first.
+ * trained in place, and without what PiSSA, OLoRA or LoftQ took out of it. A merged adapter is unmerged first.
  */
 export function unloadAdapter(model: ModuleLike): void {
   const { saved } = requireAdapter('unloadAdapter', model);

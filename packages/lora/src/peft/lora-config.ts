@@ -3,6 +3,23 @@
 /** Which biases are trained and saved beside the adapter: none, all of the model's, or those of adapted layers. */
 export type BiasMode = 'none' | 'all' | 'lora_only';
 
+/** First values that are taken from the base's weights; see applyLoraAsync. */
+export type BaseInit = 'pissa' | `pissa_niter_${number}` | 'olora' | 'loftq';
+
+/** Where lora_A and lora_B begin. */
+export type LoraInit = boolean | 'gaussian' | 'orthogonal' | BaseInit;
+
+export interface LoftqConfig {
+  /** Bits of the base: 4 (nf4, blocks of 64) or 8. @defaultValue 4 */
+  readonly loftqBits?: 4 | 8;
+  /** Alternations of quantizing and decomposing. @defaultValue 1 */
+  readonly loftqIter?: number;
+}
+
+/** Whether first values are taken from the base's weights. */
+export const isBaseInit = (init: unknown): init is BaseInit =>
+  typeof init === 'string' && /^(pissa|pissa_niter_\d+|olora|loftq)$/.test(init);
+
 /** What a user may say. Every field is optional. */
 export interface LoraConfig {
   /** Rank: rows of lora_A, columns of lora_B. @defaultValue 8 */
@@ -25,8 +42,14 @@ export interface LoraConfig {
   readonly bias?: BiasMode;
   /** Scale by loraAlpha / sqrt(r) (Kalajdzievski 2023). @defaultValue false */
   readonly useRslora?: boolean;
-  /** true: A uniform on +-1/sqrt(in), B zero. 'gaussian': A of N(0, 1/r), B zero. false: both uniform (a test of loading). @defaultValue true */
-  readonly initLoraWeights?: boolean | 'gaussian';
+  /**
+   * true: A uniform on +-1/sqrt(in), B zero. 'gaussian': A of N(0, 1/r), B zero. false: both uniform (a test of loading). 'orthogonal': both
+   * random, B A zero. 'pissa', 'pissa_niter_N' (N subspace iterations, much faster), 'olora', 'loftq': from the weights, with applyLoraAsync.
+   * @defaultValue true
+   */
+  readonly initLoraWeights?: LoraInit;
+  /** Of initLoraWeights 'loftq'. */
+  readonly loftqConfig?: LoftqConfig;
   /** Rank of some layers: keys are regular expressions for the end of a path; the first that matches wins. */
   readonly rankPattern?: Readonly<Record<string, number>>;
   /** loraAlpha of some layers, in the same form. */
@@ -50,7 +73,8 @@ export interface CompleteLoraConfig {
   readonly modulesToSave: readonly string[];
   readonly bias: BiasMode;
   readonly useRslora: boolean;
-  readonly initLoraWeights: boolean | 'gaussian';
+  readonly initLoraWeights: LoraInit;
+  readonly loftqConfig: Required<LoftqConfig>;
   readonly rankPattern: Readonly<Record<string, number>>;
   readonly alphaPattern: Readonly<Record<string, number>>;
   readonly layersToTransform: readonly number[];
@@ -75,6 +99,12 @@ const isRecordOf =
 const isText: Check = (v) => typeof v === 'string' && v !== '';
 const isFlag: Check = (v) => typeof v === 'boolean';
 
+function isLoftqConfig(v: unknown): boolean {
+  if (typeof v !== 'object' || v === null) return false;
+  const { loftqBits = 4, loftqIter = 1, ...others } = v as LoftqConfig;
+  return (loftqBits === 4 || loftqBits === 8) && isRank(loftqIter) && Object.keys(others).length === 0;
+}
+
 const rules: { readonly [K in keyof Required<LoraConfig>]: readonly [check: Check, mustBe: string] } = {
   r: [isRank, 'a whole number of at least 1'],
   loraAlpha: [isPositive, 'a number above 0'],
@@ -87,7 +117,11 @@ const rules: { readonly [K in keyof Required<LoraConfig>]: readonly [check: Chec
   modulesToSave: [isNames, 'a list of names'],
   bias: [(v) => v === 'none' || v === 'all' || v === 'lora_only', "'none', 'all' or 'lora_only'"],
   useRslora: [isFlag, 'true or false'],
-  initLoraWeights: [(v) => isFlag(v) || v === 'gaussian', "true, false or 'gaussian'"],
+  initLoraWeights: [
+    (v) => isFlag(v) || v === 'gaussian' || v === 'orthogonal' || isBaseInit(v),
+    "true, false, 'gaussian', 'orthogonal', 'pissa', 'pissa_niter_N', 'olora' or 'loftq'",
+  ],
+  loftqConfig: [isLoftqConfig, '{ loftqBits: 4 or 8, loftqIter: a whole number of at least 1 }'],
   rankPattern: [isRecordOf(isRank), 'an object of whole numbers of at least 1'],
   alphaPattern: [isRecordOf(isPositive), 'an object of numbers above 0'],
   layersToTransform: [(v) => isIndex(v) || (Array.isArray(v) && v.every(isIndex)), 'a layer index or a list of them'],
@@ -114,6 +148,8 @@ export function completeLoraConfig(config: LoraConfig): CompleteLoraConfig {
     problems.push("layersToTransform must come with a list of names or 'all-linear': targetModules is an expression");
   if (config.layersPattern !== undefined && config.layersToTransform === undefined)
     problems.push('layersPattern must come with layersToTransform: it is missing');
+  if (config.loftqConfig !== undefined && config.initLoraWeights !== 'loftq')
+    problems.push("loftqConfig must come with initLoraWeights 'loftq': it is another");
   if (problems.length) throw new TypeError(`LoraConfig: ${problems.join('; ')}.`);
   return {
     r: config.r ?? 8,
@@ -125,6 +161,7 @@ export function completeLoraConfig(config: LoraConfig): CompleteLoraConfig {
     bias: config.bias ?? 'none',
     useRslora: config.useRslora ?? false,
     initLoraWeights: config.initLoraWeights ?? true,
+    loftqConfig: { loftqBits: 4, loftqIter: 1, ...config.loftqConfig },
     rankPattern: config.rankPattern ?? {},
     alphaPattern: config.alphaPattern ?? {},
     layersToTransform: listOf(config.layersToTransform),

@@ -55,9 +55,11 @@ describe('parseLoraConfig', () => {
   });
   it.each([
     [{ use_dora: true }, 'use_dora (DoRA) is not supported: got true'],
-    [{ loftq_config: { loftq_bits: 4 } }, 'loftq_config (LoftQ) is not supported'],
+    [{ loftq_config: { loftq_bits: 4 } }, "loftqConfig must come with initLoraWeights 'loftq'"],
+    [{ init_lora_weights: 'loftq', loftq_config: { loftq_bits: 3 } }, 'loftqConfig must be { loftqBits: 4 or 8'],
     [{ lora_bias: true }, 'lora_bias (a bias on lora_B) is not supported'],
-    [{ init_lora_weights: 'pissa' }, 'init_lora_weights "pissa" is not supported'],
+    [{ init_lora_weights: 'corda' }, 'init_lora_weights "corda" is not supported'],
+    [{ init_lora_weights: 'pisa' }, "'pissa_niter_N', 'olora' or 'loftq'"],
     [{ peft_type: 'IA3' }, 'peft_type must be "LORA": got "IA3"'],
     [{ trainable_token_indices: [1] }, 'trainable_token_indices'],
     [{ r: 4, lora_alpha: 8, loraAlpha: 9 }, 'loraAlpha must be given once'],

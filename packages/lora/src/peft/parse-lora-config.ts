@@ -9,7 +9,7 @@ export interface ParsedLoraConfig {
 
 const fields: ReadonlySet<string> = new Set([
   'r', 'loraAlpha', 'loraDropout', 'targetModules', 'excludeModules', 'modulesToSave', 'bias', 'useRslora',
-  'initLoraWeights', 'rankPattern', 'alphaPattern', 'layersToTransform', 'layersPattern', 'baseModelNameOrPath', 'revision',
+  'initLoraWeights', 'loftqConfig', 'rankPattern', 'alphaPattern', 'layersToTransform', 'layersPattern', 'baseModelNameOrPath', 'revision',
 ]); // biome-ignore format: a table
 
 /** PEFT's keys that change nothing here. */
@@ -21,15 +21,23 @@ const withoutEffect: ReadonlySet<string> = new Set([
 const unsupported: ReadonlyMap<string, string> = new Map([
   ['useDora', 'DoRA'], ['loraBias', 'a bias on lora_B'], ['useQalora', 'QA-LoRA'], ['useBdlora', 'BD-LoRA'],
   ['layerReplication', 'layer replication'], ['trainableTokenIndices', 'training single token rows'],
-  ['targetParameters', 'LoRA on bare parameters'], ['loftqConfig', 'LoftQ'], ['evaConfig', 'EVA'], ['cordaConfig', 'CorDA'],
+  ['targetParameters', 'LoRA on bare parameters'], ['evaConfig', 'EVA'], ['cordaConfig', 'CorDA'],
   ['loraGaConfig', 'LoRA-GA'], ['veloraConfig', 'VeLoRA'], ['kasaConfig', 'KaSA'], ['montecloraConfig', 'MonteCLoRA'],
   ['arrowConfig', 'Arrow routing'], ['aloraInvocationTokens', 'aLoRA'], ['megatronConfig', 'Megatron'],
   ['fanInFanOut', 'weights stored [in, out]'], ['ensureWeightTying', 'tied copies of saved modules'],
 ]); // biome-ignore format: a table
 
+/** PEFT's initializations that need a pass over data first, or train in another way. */
+const unsupportedInits: ReadonlySet<string> = new Set(['eva', 'corda', 'lora_ga', 'mica']);
+
 /** `lora_alpha` -> `loraAlpha`; a camelCase key stays. */
 export const camelCase = (key: string): string =>
   key.replace(/_+([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
+
+const camelKeys = (value: unknown): unknown =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+    ? Object.fromEntries(Object.entries(value).map(([key, v]) => [camelCase(key), v]))
+    : value;
 
 const isNeutral = (value: unknown): boolean =>
   value === null ||
@@ -42,8 +50,8 @@ function refusal(key: string, name: string, value: unknown): string | null {
   const what = unsupported.get(name);
   if (what !== undefined) return isNeutral(value) ? null : `${key} (${what}) is not supported: got ${show(value)}`;
   if (name === 'peftType' && value !== 'LORA') return `${key} must be "LORA": got ${show(value)}`;
-  if (name === 'initLoraWeights' && typeof value === 'string' && value !== 'gaussian')
-    return `${key} ${show(value)} is not supported. Use true, false or "gaussian"`;
+  if (name === 'initLoraWeights' && typeof value === 'string' && unsupportedInits.has(value.toLowerCase()))
+    return `${key} ${show(value)} is not supported. Use true, "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora" or "loftq"`;
   return null;
 }
 
@@ -72,6 +80,8 @@ export function parseLoraConfig(
     if (refused) problems.push(refused);
     else if (fields.has(name)) {
       if (value !== null && value !== undefined) config[name] = value;
+      // PEFT writes {} where there is no LoftQ.
+      if (name === 'loftqConfig') config[name] = isNeutral(value) ? undefined : camelKeys(value);
     } else if (!unsupported.has(name) && !withoutEffect.has(name) && name !== 'peftType') unknownKeys.push(key);
   }
   if (problems.length)

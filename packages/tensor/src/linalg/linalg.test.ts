@@ -24,8 +24,8 @@ const f64 = (rows: number[][]): Tensor => tensor(rows, { backend, dtype: 'f64' }
 
 async function distance(a: Tensor, b: Tensor): Promise<number> {
   expect(a.shape).toEqual(b.shape);
-  const [x, y] = [await a.data(), await b.data()];
-  return x.reduce((worst: number, v, i) => Math.max(worst, Math.abs(v - y[i]!)), 0);
+  const [x, y] = [[...(await a.data())], [...(await b.data())]];
+  return x.reduce((worst, v, i) => Math.max(worst, Math.abs(v - y[i]!)), 0);
 }
 const identity = (n: number): Tensor => {
   const values = Float64Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0));
@@ -53,7 +53,7 @@ const matrices = fc
     return product.mul(tensor(mask, { backend, dtype: 'f64' }));
   });
 const sizeOfLargest = async (a: Tensor): Promise<number> =>
-  (await a.data()).reduce((m: number, x) => Math.max(m, Math.abs(x)), 1e-300);
+  [...(await a.data())].reduce((m, x) => Math.max(m, Math.abs(x)), 1e-300);
 
 describe('qr', () => {
   it('gives the factors of PyTorch, signs included', async () => {

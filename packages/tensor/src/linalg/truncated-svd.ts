@@ -136,7 +136,7 @@ async function largestResidual(
         .sum(0);
     }),
   );
-  return Math.sqrt((await squares.data()).reduce((most, x) => Math.max(most, x), 0));
+  return Math.sqrt(Math.max(...(await squares.data())));
 }
 
 function tripletsOf({ tallSide, s, shortSide }: Ritz, rank: number, turned: boolean): Svd {
