@@ -40,7 +40,7 @@ const spoolName = '.quantized';
 const chunkBytes = 4 << 20;
 
 /** Bytes that wait on the disk for their place in a file: sizes are known only when everything is quantized. */
-class Spool {
+export class Spool {
   readonly #files: FileSystem;
   readonly #path: string;
   #size = 0;
@@ -62,7 +62,7 @@ class Spool {
 }
 
 /** A linear's weight as a source in a dtype that can be quantized. */
-function weightSource(reader: TensorReader, entry: TensorEntry): TensorSource {
+export function weightSource(reader: TensorReader, entry: TensorEntry): TensorSource {
   const { name, shape, path: file } = entry;
   const converted = (bytes: Uint8Array): Uint8Array => convertElements(entry, bytes).bytes;
   return {
