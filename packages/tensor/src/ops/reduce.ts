@@ -150,29 +150,34 @@ export const argmax = (x: Tensor, axis?: number, { keepDims = false }: ReduceOpt
 
 const runningDType = (dtype: DType): DType => (isFloat(dtype) ? dtype : 'i32');
 
-/** Running sum along the axis: log2(n) shifted additions, in f32 or better (i32 for integers). */
-export const cumsumOp = defineOp<'x', { axis: number }>({
+/** Running sum along the axis, from its end where `reverse`: log2(n) shifted additions, in f32 or better (i32 for integers). */
+export const cumsumOp = defineOp<'x', { axis: number; reverse: boolean }>({
   name: 'cumsum',
   inputs: ['x'],
   shape: ({ x }) => ({ shape: x.shape, dtype: runningDType(x.dtype) }),
-  compose: ({ x }, { axis }) => {
+  compose: ({ x }, { axis, reverse }) => {
     const n = x.shape[axis]!;
     let total = x.cast(!isFloat(x.dtype) ? 'i32' : x.dtype === 'f64' ? 'f64' : 'f32');
-    for (let step = 1; step < n; step *= 2) total = total.add(total.slice(axis, 0, n - step).pad(axis, step, 0));
+    for (let step = 1; step < n; step *= 2) {
+      const shifted = reverse
+        ? total.slice(axis, step, n).pad(axis, 0, step)
+        : total.slice(axis, 0, n - step).pad(axis, step, 0);
+      total = total.add(shifted);
+    }
     return total;
   },
   gradient: {
     // The gradient of a running sum is the running sum from the other end.
     x: {
-      rule: ({ grad, attributes: { axis } }) => grad.sum([axis], { keepDims: true }).sub(cumsum(grad, axis)).add(grad),
+      rule: ({ grad, attributes: { axis, reverse } }) => cumsumOp.apply({ x: grad }, { axis, reverse: !reverse })[0]!,
     },
   },
   samples: [
-    { inputs: { x: { shape: [3, 5] } }, attributes: { axis: 1 } },
-    { inputs: { x: { shape: [9, 2] } }, attributes: { axis: 0 } },
+    { inputs: { x: { shape: [3, 5] } }, attributes: { axis: 1, reverse: false } },
+    { inputs: { x: { shape: [9, 2] } }, attributes: { axis: 0, reverse: true } },
   ],
 });
 
 /** Running sum along an axis (torch.cumsum); integers give i32. */
 export const cumsum = (x: Tensor, axis = -1): Tensor =>
-  cumsumOp.apply({ x }, { axis: normalizeAxis('cumsum', axis, x.rank) })[0]!;
+  cumsumOp.apply({ x }, { axis: normalizeAxis('cumsum', axis, x.rank), reverse: false })[0]!;
