@@ -4,6 +4,7 @@ import type { Limit } from './tolerances.ts';
 export interface Magnitude {
   readonly sums: ArrayLike<number>;
   readonly terms: number;
+  readonly rounded?: boolean | undefined;
 }
 
 /** How two tensors differ. */
@@ -29,6 +30,9 @@ function allowedAt(limit: Limit, expected: number, index: number, magnitude?: Ma
       if (!magnitude) throw new TypeError('compare: the limit of a product needs recorded magnitudes: got none.');
       // The addend 2 is the last rounding of our value and of the recorded one, each up to one roundoff.
       return (0.5 * Math.sqrt(magnitude.terms) * limit.scale + 2) * roundoff * magnitude.sums[index]!;
+    case 'terms':
+      if (!magnitude) throw new TypeError('compare: the limit of a sum of terms needs recorded magnitudes: got none.');
+      return limit.atol + (limit.rtol + 0.5 * Math.sqrt(magnitude.terms) * roundoff) * magnitude.sums[index]!;
     case 'trajectory':
       return limit.atol;
     case 'whole':

@@ -31,7 +31,13 @@ export async function runOpCase({ recording, testCase, backend }: CaseContext): 
     const expected = recording.tensor(key);
     const limit: Limit = testCase.tolerance
       ? { kind: 'each', ...testCase.tolerance }
-      : opLimit(testCase.op, quantity, coarsest ?? expected.dtype, backend.name, magnitude !== undefined);
+      : opLimit(
+          testCase.op,
+          quantity,
+          coarsest ?? expected.dtype,
+          backend.name,
+          magnitude && (magnitude.rounded ? 'rounded' : 'products'),
+        );
     const what = quantity === 'gradient' ? `gradient of ${name}` : name;
     const torchError = testCase.torchErrors?.[name];
     const found = await tensorFinding(what, actual, expected, limit, magnitude);
@@ -94,5 +100,5 @@ function differentiate(
 
 function magnitudeOf({ recording, testCase }: CaseContext, name: string): Magnitude | undefined {
   const found = testCase.magnitudes?.[name];
-  return found && { sums: numbersOf(recording.tensor(found.key)), terms: found.terms };
+  return found && { sums: numbersOf(recording.tensor(found.key)), terms: found.terms, rounded: found.rounded };
 }

@@ -20,12 +20,20 @@ export interface Case {
   readonly outputs: Readonly<Record<string, string>>;
   readonly cotangents?: Readonly<Record<string, string>>;
   readonly gradients?: Readonly<Record<string, string>>;
-  readonly magnitudes?: Readonly<Record<string, { readonly key: string; readonly terms: number }>>;
+  readonly magnitudes?: Readonly<Record<string, RecordedMagnitude>>;
   /** The largest error of PyTorch's own f32 against f64, by output or input. */
   readonly torchErrors?: Readonly<Record<string, number>>;
   /** PyTorch's message where it refuses the call: then it must be refused here too. */
   readonly error?: string;
   readonly tolerance?: Tolerance;
+}
+
+/** Sums of |a||b| (or of other terms) of each element, and how many there are. */
+export interface RecordedMagnitude {
+  readonly key: string;
+  readonly terms: number;
+  /** Each term carries the op's own error besides that of the sum: a gradient summed over what was broadcast. */
+  readonly rounded?: boolean;
 }
 
 /** What a case asks for instead of tolerances.ts. */

@@ -3,6 +3,7 @@
 import torch
 from torch.nn import functional as F
 
+from ops_terms import record_term_sums
 from recording import EXACT, Recording
 
 
@@ -46,12 +47,17 @@ def unary(r: Recording) -> None:
     r.record("gelu", "tanh", {"x": r.uniform(4, 5, low=-4, high=4)}, tanh_gelu, {"approximate": "tanh"})
 
 
+def function_of_two(function):
+    return lambda a, b: function(a, b)
+
+
 def binary(r: Recording) -> None:
     for op, function in BINARY.items():
         low = 0.3 if op in ("pow", "div") else -2.0
         for label, (a, b) in PAIRS.items():
             inputs = {"a": r.uniform(*a, low=low), "b": r.uniform(*b, low=low)}
-            r.record(op, label, inputs, lambda a, b, f=function: f(a, b))
+            r.record(op, label, inputs, function_of_two(function))
+            record_term_sums(r, inputs, function_of_two(function))
         r.record(op, "number", {"a": r.uniform(3, 4, low=low), "b": 1.5}, lambda a, b, f=function: f(a, torch.tensor(b, dtype=a.dtype)))
     tie = {"a": torch.tensor([1.0, 2.0, -3.0]), "b": torch.tensor([1.0, 5.0, -3.0])}
     for op in ("maximum", "minimum"):
@@ -93,7 +99,7 @@ def reductions(r: Recording) -> None:
         # The gradient of a sum is its cotangent; its value is a sum of products with 1, so it has an error bound.
         terms = int(torch.tensor([shape[d] for d in dims]).prod())
         r.record("sum", label, {"x": x}, lambda x, d=dims, k=keep: x.sum(d, keepdim=k), attributes, products={"out": terms})
-        r.record("mean", label, {"x": x}, lambda x, d=dims, k=keep: x.mean(d, keepdim=k), attributes)
+        r.record("mean", label, {"x": x}, lambda x, d=dims, k=keep: x.mean(d, keepdim=k), attributes, products={"out": terms})
         r.record("max", label, {"x": x}, lambda x, d=dims, k=keep: x.amax(d, keepdim=k), attributes)
     for axis in (0, 1, -1):
         r.record("argmax", f"axis {axis}", {"x": r.uniform(4, 5, 3)}, lambda x, a=axis: x.argmax(a), {"axis": axis}, frozen=("x",), tolerance=EXACT)

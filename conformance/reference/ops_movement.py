@@ -30,17 +30,17 @@ def enumerate_outputs(parts):
 def indexing(r: Recording) -> None:
     # An index that repeats: its gradients must add up.
     rows = torch.tensor([3, 0, 3, 1, 3])
-    r.record("indexSelect", "rows", {"x": r.uniform(4, 3), "indices": rows}, lambda x, indices: x.index_select(0, indices), {"axis": 0})
-    r.record("indexSelect", "columns", {"x": r.uniform(2, 4, 3), "indices": rows}, lambda x, indices: x.index_select(1, indices), {"axis": 1})
+    r.record("indexSelect", "rows", {"x": r.uniform(4, 3), "indices": rows}, lambda x, indices: x.index_select(0, indices), {"axis": 0}, products={"x": 5})
+    r.record("indexSelect", "columns", {"x": r.uniform(2, 4, 3), "indices": rows}, lambda x, indices: x.index_select(1, indices), {"axis": 1}, products={"x": 5})
     for axis, shape in ((0, (5, 3)), (1, (4, 6)), (-1, (4, 2))):
         x, indices = r.uniform(4, 3), r.integers(*shape, high=4 if axis == 0 else 3)
-        r.record("gather", f"axis {axis}", {"x": x, "indices": indices}, lambda x, indices, a=axis: x.gather(a, indices), {"axis": axis})
+        r.record("gather", f"axis {axis}", {"x": x, "indices": indices}, lambda x, indices, a=axis: x.gather(a, indices), {"axis": axis}, products={"x": 6})
         base, source = r.uniform(4, 3), r.uniform(*shape)
         add = lambda x, indices, source, a=axis: x.scatter_add(a, indices, source)  # noqa: E731
-        r.record("scatterAdd", f"axis {axis}", {"x": base, "indices": indices, "source": source}, add, {"axis": axis})
+        r.record("scatterAdd", f"axis {axis}", {"x": base, "indices": indices, "source": source}, add, {"axis": axis}, products={"out": 7})
     ids = torch.tensor([5, 0, 5, 2, 6, 5])
     embed = lambda ids, table: torch.nn.functional.embedding(ids, table)  # noqa: E731
-    r.record("embedding", "repeated ids", {"ids": ids, "table": r.uniform(7, 5)}, embed)
+    r.record("embedding", "repeated ids", {"ids": ids, "table": r.uniform(7, 5)}, embed, products={"table": 6})
     half = lambda ids, table: embed(ids, table).bfloat16()  # noqa: E731  (the rows as they are)
     r.record("embedding", "bf16 table", {"ids": ids, "table": r.uniform(7, 5).bfloat16()}, half, frozen=("table",))
 
@@ -52,7 +52,7 @@ def sorting(r: Recording) -> None:
             return {"values": values, "indices": indices}
         r.record("topk", f"k {k}", {"x": r.uniform(4, 7)}, topk, {"k": k})
     for axis in (0, 1, -1):
-        r.record("cumsum", f"axis {axis}", {"x": r.uniform(3, 9)}, lambda x, a=axis: x.cumsum(a), {"axis": axis})
+        r.record("cumsum", f"axis {axis}", {"x": r.uniform(3, 9)}, lambda x, a=axis: x.cumsum(a), {"axis": axis}, products={"out": 9, "x": 9})
 
 
 def record_movement(r: Recording) -> None:

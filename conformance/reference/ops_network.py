@@ -5,6 +5,7 @@ import math
 import torch
 from torch.nn import functional as F
 
+from ops_terms import record_term_sums
 from recording import EXACT, Recording
 
 
@@ -37,15 +38,30 @@ def rms_norm(x, weight, eps):
     return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps))
 
 
+def layer_norm(x, weight, bias, eps):
+    """F.layer_norm, with weight and bias outside: they may have a row of their own for each row of x."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * weight + bias
+
+
+def record_rms_norm(r: Recording, label: str, x: torch.Tensor, weight: torch.Tensor, eps: float) -> None:
+    inputs, compute = {"x": x, "weight": weight}, lambda x, weight: rms_norm(x, weight, eps)
+    r.record("rmsNorm", label, inputs, compute, {"eps": eps})
+    record_term_sums(r, inputs, compute, ("weight",))
+
+
+def record_layer_norm(r: Recording, label: str, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float) -> None:
+    inputs, compute = {"x": x, "weight": weight, "bias": bias}, lambda x, weight, bias: layer_norm(x, weight, bias, eps)
+    r.record("layerNorm", label, inputs, compute, {"eps": eps})
+    record_term_sums(r, inputs, compute, ("weight", "bias"))
+
+
 def norms(r: Recording) -> None:
     for label, shape, eps in [("odd", (3, 7), 1e-5), ("one column", (4, 1), 1e-5), ("3d", (2, 3, 33), 1e-6)]:
         x, weight, bias = r.normal(*shape), r.uniform(shape[-1], low=0.5, high=1.5), r.normal(shape[-1])
-        r.record("rmsNorm", label, {"x": x, "weight": weight}, lambda x, weight, e=eps: rms_norm(x, weight, e), {"eps": eps})
+        record_rms_norm(r, label, x, weight, eps)
         if shape[-1] > 1:
-            layer = lambda x, weight, bias, e=eps: F.layer_norm(x, x.shape[-1:], weight, bias, e)  # noqa: E731
-            r.record("layerNorm", label, {"x": x, "weight": weight, "bias": bias}, layer, {"eps": eps})
-    small = {"x": r.normal(2, 9, std=1e-4), "weight": torch.ones(9)}
-    r.record("rmsNorm", "smaller than eps", small, lambda x, weight: rms_norm(x, weight, 1e-5), {"eps": 1e-5})
+            record_layer_norm(r, label, x, weight, bias, eps)
+    record_rms_norm(r, "smaller than eps", r.normal(2, 9, std=1e-4), torch.ones(9), 1e-5)
 
 
 def rotate(x, cos, sin):

@@ -12,6 +12,9 @@ from typing import Callable
 import torch
 from torch.testing._internal.common_methods_invocations import op_db
 
+from ops_network import layer_norm as norm_of_layer
+from ops_network import rms_norm as norm_of_rms
+from ops_terms import record_term_sums
 from recording import EXACT, Recording
 
 # A recording stays small: a sample with more numbers than this in its inputs is left out.
@@ -33,6 +36,8 @@ class Call:
     frozen: tuple = ()
     products: dict | None = None
     tolerance: dict | None = None
+    # Inputs whose gradient is summed over what was broadcast.
+    summed: tuple = ()
 
 
 def unary(function):
@@ -52,7 +57,7 @@ def binary(function, compares=False):
         if any(v is not None for v in s.kwargs.values()) or not isinstance(s.input, torch.Tensor) or not isinstance(b, (torch.Tensor, int, float)):
             return None
         call = lambda a, b: function(a, b if isinstance(b, torch.Tensor) else torch.tensor(b, dtype=a.dtype))  # noqa: E731
-        return Call({"a": s.input, "b": b}, call, frozen=("a", "b") if compares else (), tolerance=EXACT if compares else None)
+        return Call({"a": s.input, "b": b}, call, frozen=("a", "b") if compares else (), tolerance=EXACT if compares else None, summed=("a", "b"))
     return adapt
 
 
@@ -61,7 +66,7 @@ def where(s):
     if not isinstance(other, torch.Tensor) or other.dtype != s.input.dtype:
         return None
     inputs = {"condition": condition.to(torch.uint8), "a": s.input, "b": other}
-    return Call(inputs, lambda condition, a, b: torch.where(condition.bool(), a, b))
+    return Call(inputs, lambda condition, a, b: torch.where(condition.bool(), a, b), summed=("a", "b"))
 
 
 def axes_of(s):
@@ -71,7 +76,7 @@ def axes_of(s):
     return ([dim] if isinstance(dim, int) else None if dim is None else list(dim)), keep
 
 
-def reduction(function, sums=False):
+def reduction(function, sums=True):
     def adapt(s):
         axes, keep = axes_of(s)
         # A number has no axis here; torch lets axis 0 of it pass. An empty list of axes means all of them in torch alone.
@@ -92,12 +97,13 @@ def argmax(s):
     return Call({"x": s.input}, lambda x: torch.argmax(x, axis.get("axis"), keep), axis | {"keepDims": keep}, frozen=("x",), tolerance=EXACT)
 
 
-def along_axis(function):
+def along_axis(function, sums=False):
     def adapt(s):
         axis = s.args[0] if s.args else s.kwargs.get("dim")
         if not isinstance(axis, int) or s.input.dim() == 0 or "dtype" in s.kwargs:
             return None
-        return Call({"x": s.input}, lambda x: function(x, axis), {"axis": axis})
+        n = s.input.shape[axis] if -s.input.dim() <= axis < s.input.dim() else 1
+        return Call({"x": s.input}, lambda x: function(x, axis), {"axis": axis}, products={"out": n, "x": n} if sums else None)
     return adapt
 
 
@@ -187,7 +193,7 @@ def index_select(s):
     axis, indices = s.args
     if s.input.dim() == 0 or indices.dim() != 1:
         return None
-    return Call({"x": s.input, "indices": indices}, lambda x, indices: x.index_select(axis, indices), {"axis": axis})
+    return Call({"x": s.input, "indices": indices}, lambda x, indices: x.index_select(axis, indices), {"axis": axis}, products={"x": len(indices)})
 
 
 def gather(s):
@@ -195,7 +201,7 @@ def gather(s):
     # Ours wants equal sizes beside the axis; torch reads a corner of a larger tensor.
     if s.kwargs or indices.dtype != torch.int64 or s.input.dim() == 0 or s.input.dim() != indices.dim() or differ_outside(s.input, indices, axis):
         return None
-    return Call({"x": s.input, "indices": indices}, lambda x, indices: x.gather(axis, indices), {"axis": axis})
+    return Call({"x": s.input, "indices": indices}, lambda x, indices: x.gather(axis, indices), {"axis": axis}, products={"x": indices.shape[axis]})
 
 
 def scatter_add(s):
@@ -203,7 +209,7 @@ def scatter_add(s):
     if s.input.dim() == 0 or indices.dtype != torch.int64 or indices.shape != source.shape or differ_outside(s.input, indices, axis):
         return None
     return Call({"x": s.input, "indices": indices, "source": source},
-                lambda x, indices, source: x.scatter_add(axis, indices, source), {"axis": axis})
+                lambda x, indices, source: x.scatter_add(axis, indices, source), {"axis": axis}, products={"out": indices.shape[axis] + 1})
 
 
 def differ_outside(x, indices, axis):
@@ -213,7 +219,8 @@ def differ_outside(x, indices, axis):
 def embedding(s):
     if s.kwargs or len(s.args) != 1 or s.input.dim() != 2:
         return None
-    return Call({"ids": s.args[0], "table": s.input}, lambda ids, table: torch.nn.functional.embedding(ids, table))
+    return Call({"ids": s.args[0], "table": s.input}, lambda ids, table: torch.nn.functional.embedding(ids, table),
+                products={"table": s.args[0].numel()})
 
 
 def matmul(s):
@@ -253,8 +260,8 @@ def rms_norm(s):
     if weight is None or math.prod(weight.shape) != math.prod(normalized):
         return None
     eps = s.kwargs.get("eps", torch.finfo(torch.float32).eps)
-    call = lambda x, weight: torch.nn.functional.rms_norm(x, weight.shape, weight, eps)  # noqa: E731
-    return Call({"x": rows(s.input, normalized), "weight": weight.flatten()}, call, {"eps": eps})
+    call = lambda x, weight: norm_of_rms(x, weight, eps)  # noqa: E731
+    return Call({"x": rows(s.input, normalized), "weight": weight.flatten()}, call, {"eps": eps}, summed=("weight",))
 
 
 def layer_norm(s):
@@ -262,8 +269,9 @@ def layer_norm(s):
         return None
     normalized, weight, bias = s.args
     eps = s.kwargs.get("eps", 1e-5)
-    call = lambda x, weight, bias: torch.nn.functional.layer_norm(x, weight.shape, weight, bias, eps)  # noqa: E731
-    return Call({"x": rows(s.input, normalized), "weight": weight.flatten(), "bias": bias.flatten()}, call, {"eps": eps})
+    call = lambda x, weight, bias: norm_of_layer(x, weight, bias, eps)  # noqa: E731
+    inputs = {"x": rows(s.input, normalized), "weight": weight.flatten(), "bias": bias.flatten()}
+    return Call(inputs, call, {"eps": eps}, summed=("weight", "bias"))
 
 
 def attention(s):
@@ -325,13 +333,13 @@ TABLE = [
     ("div", "div", "no_rounding_mode", binary(torch.div)),
     *((name, name, "", binary(getattr(torch, name), compares=True)) for name in ("eq", "ne", "lt", "le", "gt", "ge")),
     ("where", "where", "", where),
-    ("sum", "sum", "", reduction(torch.sum, sums=True)),
+    ("sum", "sum", "", reduction(torch.sum)),
     ("mean", "mean", "", reduction(torch.mean)),
-    ("max", "amax", "", reduction(torch.amax)),
+    ("max", "amax", "", reduction(torch.amax, sums=False)),
     ("argmax", "argmax", "", argmax),
     ("softmax", "softmax", "", along_axis(torch.softmax)),
     ("logSoftmax", "log_softmax", "", along_axis(torch.log_softmax)),
-    ("cumsum", "cumsum", "", along_axis(torch.cumsum)),
+    ("cumsum", "cumsum", "", along_axis(torch.cumsum, sums=True)),
     ("topk", "topk", "", topk),
     ("reshape", "reshape", "", reshape),
     ("expand", "expand", "", expand),
@@ -411,6 +419,7 @@ def record_samples(r: Recording, op: str, name: str, variant: str, adapt: Callab
             call = plain(call)
             r.record(op, " ".join(filter(None, (short, label, str(len(seen))))), call.inputs, call.compute, call.attributes,
                      frozen=call.frozen, products=None if label else call.products, tolerance=call.tolerance)
+            record_term_sums(r, call.inputs, call.compute, call.summed)
             if label:
                 halve(r, op, dtype)
 

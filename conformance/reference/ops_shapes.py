@@ -7,7 +7,8 @@ exact in any order, so there a missing or doubled term cannot hide behind a tole
 import torch
 from torch.nn import functional as F
 
-from ops_network import rms_norm, rotate, segment_mask
+from ops_network import record_layer_norm, record_rms_norm, rms_norm, rotate, segment_mask
+from ops_terms import record_term_sums
 from recording import EXACT, Recording
 
 # Tiles and lanes of the backends are 4, 8, 16, 32 and 64 wide.
@@ -50,10 +51,9 @@ def rows(r: Recording) -> None:
         label = f"drawn {i} {t}x{d}"
         for op, function in (("softmax", torch.softmax), ("logSoftmax", torch.log_softmax)):
             r.record(op, label, {"x": 3 * x}, lambda x, f=function: f(x, -1), {"axis": -1})
-        r.record("rmsNorm", label, {"x": x, "weight": weight}, lambda x, weight: rms_norm(x, weight, 1e-5), {"eps": 1e-5})
+        record_rms_norm(r, label, x, weight, 1e-5)
         if d > 1:
-            layer = lambda x, weight, bias: F.layer_norm(x, x.shape[-1:], weight, bias, 1e-5)  # noqa: E731
-            r.record("layerNorm", label, {"x": x, "weight": weight, "bias": r.normal(d)}, layer, {"eps": 1e-5})
+            record_layer_norm(r, label, x, weight, r.normal(d), 1e-5)
         r.record("swiglu", label, {"gate": 3 * x, "up": r.normal(t, d)}, lambda gate, up: F.silu(gate) * up)
         labels = torch.where(r.integers(t, high=4) > 0, r.integers(t, high=d), -100)
         labels[0] = 0  # a row that counts: over none, torch's mean is NaN
@@ -67,9 +67,10 @@ def reductions(r: Recording) -> None:
         x, label, attributes = r.uniform(*shape), f"drawn {i} {shape} over {axis}", {"axes": [axis], "keepDims": False}
         r.record("argmax", label, {"x": x}, lambda x, a=axis: x.argmax(a), {"axis": axis}, frozen=("x",), tolerance=EXACT)
         r.record("sum", label, {"x": x}, lambda x, a=axis: x.sum(a), attributes, products={"out": shape[axis]})
-        r.record("mean", label, {"x": x}, lambda x, a=axis: x.mean(a), attributes)
+        r.record("mean", label, {"x": x}, lambda x, a=axis: x.mean(a), attributes, products={"out": shape[axis]})
         r.record("max", label, {"x": x}, lambda x, a=axis: x.amax(a), attributes)
-        r.record("cumsum", label, {"x": x}, lambda x, a=axis: x.cumsum(a), {"axis": axis})
+        r.record("cumsum", label, {"x": x}, lambda x, a=axis: x.cumsum(a), {"axis": axis},
+                 products={"out": shape[axis], "x": shape[axis]})
 
 
 def elementwise(r: Recording) -> None:
@@ -79,10 +80,9 @@ def elementwise(r: Recording) -> None:
         other = [n if r.integers(high=2) else 1 for n in shape][int(r.integers(high=3)) :]
         inputs = {"a": r.uniform(*shape, low=0.3), "b": r.uniform(*other, low=0.3)}
         for op, function in (("add", torch.add), ("mul", torch.mul), ("div", torch.div), ("maximum", torch.maximum)):
-            # A gradient summed over the broadcast axes has an error bound of its own where its terms are single products.
-            terms = inputs["a"].numel() // inputs["b"].numel()
-            bound = {"b": terms} if op in ("add", "mul") and terms > 1 else None
-            r.record(op, f"drawn {i} {shape} {other}", inputs, lambda a, b, f=function: f(a, b), products=bound)
+            compute = lambda a, b, f=function: f(a, b)  # noqa: E731
+            r.record(op, f"drawn {i} {shape} {other}", inputs, compute)
+            record_term_sums(r, inputs, compute)
 
 
 def movement(r: Recording) -> None:
@@ -92,11 +92,12 @@ def movement(r: Recording) -> None:
         n = shape[axis]
         x, label = r.uniform(*shape), f"drawn {i} {shape} axis {axis}"
         indices = r.integers(pick(r, SIZES), high=n)
-        r.record("indexSelect", label, {"x": x, "indices": indices}, lambda x, indices, a=axis: x.index_select(a, indices), {"axis": axis})
+        r.record("indexSelect", label, {"x": x, "indices": indices}, lambda x, indices, a=axis: x.index_select(a, indices), {"axis": axis},
+                 products={"x": len(indices)})
         picked = r.integers(*shape, high=n)
-        r.record("gather", label, {"x": x, "indices": picked}, lambda x, indices, a=axis: x.gather(a, indices), {"axis": axis})
+        r.record("gather", label, {"x": x, "indices": picked}, lambda x, indices, a=axis: x.gather(a, indices), {"axis": axis}, products={"x": n})
         add = lambda x, indices, source, a=axis: x.scatter_add(a, indices, source)  # noqa: E731
-        r.record("scatterAdd", label, {"x": x, "indices": picked, "source": r.uniform(*shape)}, add, {"axis": axis})
+        r.record("scatterAdd", label, {"x": x, "indices": picked, "source": r.uniform(*shape)}, add, {"axis": axis}, products={"out": n + 1})
         axes = torch.randperm(3, generator=r.random).tolist()
         r.record("permute", f"{label} to {axes}", {"x": x}, lambda x, a=axes: x.permute(a), {"axes": axes})
         cut = int(r.integers(high=n + 1))
