@@ -41,6 +41,19 @@ export function withModel(command: Command): Command {
     .option('-a, --adapter <dir>', 'folder of an adapter, or of the run that made it');
 }
 
+/** Adds `--load-in-4bit`, `--load-in-8bit` and `--compute-dtype`. */
+export function withQuantization(command: Command): Command {
+  return command
+    .option('--load-in-4bit', 'quantize the base to 4 bits while loading (nf4, double quantization)')
+    .option('--load-in-8bit', 'quantize it to 8 bits (LLM.int8)')
+    .addOption(
+      new Option('--compute-dtype <name>', 'int8: faster and less exact products of 4-bit weights').choices([
+        'f32',
+        'int8',
+      ]),
+    );
+}
+
 /** Adds `--chat-template`. */
 export function withChatTemplate(command: Command): Command {
   return command.option(

@@ -11,6 +11,7 @@ import { generateCommand } from './commands/generate.ts';
 import { initCommand } from './commands/init.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { mergeCommand } from './commands/merge.ts';
+import { quantizeCommand } from './commands/quantize.ts';
 import { scoreCommand } from './commands/score.ts';
 import { trainCommand } from './commands/train.ts';
 import { describeError, type ErrorObject, errorObject, exitCodeOf, exitCodes } from './errors.ts';
@@ -26,6 +27,7 @@ const commands = [
   generateCommand,
   scoreCommand,
   mergeCommand,
+  quantizeCommand,
   inspectCommand,
   doctorCommand,
   dataCommand,

@@ -1,5 +1,5 @@
 /** Choosing what is trained and what is saved: loralib's two functions (loralib/utils.py 0.1.2), for both ways of adapting. */
-import { type ModuleLike, namedParameters } from '@lorikeet/nn';
+import { type ModuleLike, namedParameters, parametersIn } from '@lorikeet/nn';
 import { isFloat, type Tensor } from '@lorikeet/tensor';
 import { loraLayers } from './lora-layer.ts';
 import { adapterOf } from './peft/adapter-state.ts';
@@ -61,12 +61,12 @@ export interface TrainableCount {
   readonly percent: number;
 }
 
-/** Counts the parameters that backward reaches, and all. */
+/** Counts the parameters that backward reaches, and all; a weight in 4 bits counts as what it was. */
 export function countTrainableParameters(model: ModuleLike): TrainableCount {
   let trainable = 0;
   let total = 0;
-  for (const { tensor } of namedParameters(model)) {
-    total += tensor.size;
+  for (const { path, tensor } of namedParameters(model)) {
+    total += parametersIn(path, tensor);
     if (tensor.requiresGrad) trainable += tensor.size;
   }
   return { trainable, total, percent: total === 0 ? 0 : (100 * trainable) / total };

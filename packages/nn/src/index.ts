@@ -45,6 +45,7 @@ export {
   type StepOptions,
 } from './optimizer.ts';
 export { type OptimizerName, type OptimizerSettings, optimizerByName, optimizers } from './optimizer-by-name.ts';
+export { parametersIn } from './parameter-count.ts';
 export {
   type Course,
   type Schedule,

@@ -4,10 +4,12 @@ import {
   decayGroups,
   Embedding,
   type ModuleLike,
+  type NamedParameter,
   namedModules,
   namedParameters,
   type Optimizer,
   optimizerByName,
+  parametersIn,
   scheduleByName,
   setTraining,
   trainableParameters,
@@ -132,8 +134,8 @@ class Run<B extends TrainBatch> {
     yield* this.#takeNotes();
     const { totalSteps, stepsPerEpoch } = this.#plan;
     const all = namedParameters(this.#model);
-    const count = (list: readonly { readonly tensor: Tensor }[]): number =>
-      list.reduce((n, { tensor }) => n + tensor.size, 0);
+    const count = (list: readonly NamedParameter[]): number =>
+      list.reduce((n, { path, tensor }) => n + parametersIn(path, tensor), 0);
     if (this.#options.reportTo.includes('tensorboard'))
       this.#board = await EventFile.open(this.#files, this.#given.outputDir, this.#step + 1);
     yield {

@@ -2,16 +2,25 @@ import { createInterface } from 'node:readline/promises';
 import { setAdapterEnabled } from '@lorikeet/lora';
 import type { ChatTurn } from '@lorikeet/trainer';
 import type { Command } from 'commander';
-import { type Begin, type DeviceOptions, makeCommand, withChatTemplate, withDevice, withModel } from '../command.ts';
+import {
+  type Begin,
+  type DeviceOptions,
+  makeCommand,
+  withChatTemplate,
+  withDevice,
+  withModel,
+  withQuantization,
+} from '../command.ts';
 import { describeError, exitCodeOf, exitCodes, userError, withExitCode } from '../errors.ts';
 import { requireTemplate } from '../model/chat-template.ts';
 import { generateText, type TextOptions } from '../model/generate-text.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, type OpenedModel, openModel } from '../model/open-model.ts';
+import type { QuantizationFlags } from '../model/quantization.ts';
 import type { Output } from '../output.ts';
 import { type SamplingFlags, textOptions, withSampling } from './generate.ts';
 
-interface ChatFlags extends DeviceOptions, SamplingFlags {
+interface ChatFlags extends DeviceOptions, QuantizationFlags, SamplingFlags {
   readonly model?: string;
   readonly adapter?: string;
   readonly chatTemplate?: string;
@@ -29,7 +38,9 @@ interface Exchange {
 /** `lorikeet chat`: talk to a model; with --compare to the base and the tuned model at once. */
 export function chatCommand(begin: Begin): Command {
   return withSampling(
-    withChatTemplate(withDevice(withModel(makeCommand('chat', 'talk to a model; /reset begins anew, /quit ends')))),
+    withChatTemplate(
+      withQuantization(withDevice(withModel(makeCommand('chat', 'talk to a model; /reset begins anew, /quit ends')))),
+    ),
     512,
   )
     .option('--compare', 'answer with the base model and with the adapter')

@@ -12,7 +12,6 @@ import { version } from '../version.ts';
 
 /** What this version does not do; each has an issue of its own. */
 const notYet = [
-  'a quantized base (QLoRA)',
   'training fast on a GPU',
   'GGUF export',
   'a server or a page in the browser',
@@ -62,6 +61,7 @@ async function examine(files: FileSystem, { threads }: DeviceOptions) {
     chosen: 'cpu',
     cpu: await probe('cpu', threads),
     webgpu: await probeInProcess('webgpu'),
+    quantization: ['nf4', 'fp4', 'int8'],
     notYet,
   };
 }
@@ -131,6 +131,7 @@ function describe(report: Awaited<ReturnType<typeof examine>>): string {
     ...details(cpu),
     ['webgpu', webgpu.found ? 'ready' : 'not found'],
     ...details(webgpu),
+    ['quantization', `${report.quantization.join(', ')} (--load-in-4bit, --load-in-8bit, lorikeet quantize)`],
     ['not yet', report.notYet.join('; ')],
   ]);
 }

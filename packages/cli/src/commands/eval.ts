@@ -10,6 +10,7 @@ import {
   withChatTemplate,
   withDevice,
   withModel,
+  withQuantization,
 } from '../command.ts';
 import { loadConfig } from '../config/load-config.ts';
 import { userError } from '../errors.ts';
@@ -18,13 +19,14 @@ import { requireFile } from '../model/load-tokenizer.ts';
 import { type HeldOut, type Measured, measureModel } from '../model/measure.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, type ModelPaths, openModel } from '../model/open-model.ts';
+import type { QuantizationFlags } from '../model/quantization.ts';
 import type { Output } from '../output.ts';
 import { formatPercent } from '../terminal/format.ts';
 import { renderTable } from '../terminal/table.ts';
 import { showControls } from '../terminal/width.ts';
 import { defaultLossOn, loadRows, runPaths } from '../training/prepare-data.ts';
 
-interface EvalFlags extends DeviceOptions {
+interface EvalFlags extends DeviceOptions, QuantizationFlags {
   readonly config?: string;
   readonly model?: string;
   readonly adapter?: string;
@@ -45,7 +47,7 @@ interface Subject extends HeldOut {
 /** `lorikeet eval`: base and tuned on the same held-out rows, with an interval of the difference. */
 export function evalCommand(begin: Begin): Command {
   const command = makeCommand('eval', 'compare base and tuned model on held-out rows');
-  return withChatTemplate(withDevice(withModel(command)))
+  return withChatTemplate(withQuantization(withDevice(withModel(command))))
     .option('-c, --config <file>', 'configuration of the run: its model, its held-out rows, its adapter')
     .option('-d, --data <file>', 'held-out rows, instead of those of the configuration')
     .option('--exact', 'also generate every answer and count those that are exactly right')
@@ -98,8 +100,9 @@ async function subjectOfConfig(files: FileSystem, file: string, flags: EvalFlags
   const adapter = flags.adapter ?? (flags.only === 'base' ? undefined : runPaths(config.training.outputDir).adapter);
   const paths = await findModelPaths(files, { ...flags, model: flags.model ?? config.model.path, adapter });
   const template = paths.template ?? (choosesTemplate(config.model) ? config.model : undefined);
+  const quantization = { ...config.quantization, ...paths.quantization };
   return {
-    paths: { ...paths, template },
+    paths: { ...paths, template, quantization },
     rows: sets.evaluation.slice(0, flags.limit),
     path: sets.evalPath,
     maxLength: flags.maxLength ?? config.data.maxLength,

@@ -11,12 +11,14 @@ import {
   withChatTemplate,
   withDevice,
   withModel,
+  withQuantization,
 } from '../command.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import { requireTemplate } from '../model/chat-template.ts';
 import { generateText, type TextOptions } from '../model/generate-text.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, openModel } from '../model/open-model.ts';
+import type { QuantizationFlags } from '../model/quantization.ts';
 
 /** How text is continued; shared with chat. */
 export interface SamplingFlags {
@@ -75,7 +77,7 @@ export function textOptions(flags: SamplingFlags): TextOptions {
   return { maxNewTokens, seed, stopStrings: stop, doSample: asked, ...given };
 }
 
-interface GenerateFlags extends DeviceOptions, SamplingFlags {
+interface GenerateFlags extends DeviceOptions, QuantizationFlags, SamplingFlags {
   readonly model?: string;
   readonly adapter?: string;
   readonly prompt?: string;
@@ -87,7 +89,9 @@ interface GenerateFlags extends DeviceOptions, SamplingFlags {
 /** `lorikeet generate`: one text from one prompt. */
 export function generateCommand(begin: Begin): Command {
   const command = withSampling(
-    withChatTemplate(withDevice(withModel(makeCommand('generate', 'continue a prompt, or answer it as a chat')))),
+    withChatTemplate(
+      withQuantization(withDevice(withModel(makeCommand('generate', 'continue a prompt, or answer it as a chat')))),
+    ),
     256,
   );
   return command

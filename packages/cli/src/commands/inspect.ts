@@ -1,11 +1,13 @@
 import { resolve } from 'node:path';
 import { type FileSystem, joinPath, manifestName, readJson, verifyManifest } from '@lorikeet/files';
-import { adapterConfigName, adapterWeightsName } from '@lorikeet/lora';
+import { adapterConfigName, adapterWeightsName, readQuantizationConfig } from '@lorikeet/lora';
+import { parametersIn } from '@lorikeet/nn';
 import { indexName, openCheckpoint, openSafetensors, singleName, type TensorReader } from '@lorikeet/safetensors';
 import { listCheckpoints, showBytes } from '@lorikeet/trainer';
 import type { Command } from 'commander';
 import { type Begin, makeCommand, wholeNumber } from '../command.ts';
 import { CliError, exitCodes, userError } from '../errors.ts';
+import { describeQuantization } from '../model/quantization.ts';
 import type { Output } from '../output.ts';
 import { formatCount } from '../terminal/format.ts';
 import { renderFields, renderTable } from '../terminal/table.ts';
@@ -52,7 +54,10 @@ function tensorsOf(reader: TensorReader): Pick<Found, 'tensors' | 'metadata'> & 
     shape,
     bytes: byteLength,
   }));
-  const parameters = tensors.reduce((sum, { shape }) => sum + shape.reduce((n, dim) => n * dim, 1), 0);
+  const parameters = [...reader.entries.values()].reduce((sum, { name, dtype, shape }) => {
+    const size = shape.reduce((n, dim) => n * dim, 1);
+    return sum + parametersIn(name, { dtype, size });
+  }, 0);
   const bytes = tensors.reduce((sum, t) => sum + t.bytes, 0);
   return {
     tensors,
@@ -115,7 +120,11 @@ async function inspectModel(files: FileSystem, dir: string): Promise<Found> {
   const known = Object.fromEntries(
     names.filter((name) => Object.hasOwn(config, name)).map((name) => [name, config[name]]),
   );
-  return { kind: 'model', ...read, facts: { ...known, ...read.facts } };
+  const { quant_method: method = 'bitsandbytes' } = (config.quantization_config ?? {}) as { quant_method?: string };
+  const known4bit = config.quantization_config !== undefined && method === 'bitsandbytes';
+  const quantization = known4bit ? describeQuantization((await readQuantizationConfig(files, dir))!) : method;
+  const quantized = config.quantization_config === undefined ? {} : { quantization };
+  return { kind: 'model', ...read, facts: { ...known, ...quantized, ...read.facts } };
 }
 
 async function inspectAdapter(files: FileSystem, dir: string): Promise<Found> {

@@ -1,12 +1,13 @@
 import { score } from '@lorikeet/phi3';
 import { type Command, InvalidArgumentError, Option } from 'commander';
-import { type Begin, type DeviceOptions, makeCommand, withDevice, withModel } from '../command.ts';
+import { type Begin, type DeviceOptions, makeCommand, withDevice, withModel, withQuantization } from '../command.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, openModel } from '../model/open-model.ts';
+import type { QuantizationFlags } from '../model/quantization.ts';
 import { renderTable } from '../terminal/table.ts';
 
-interface ScoreFlags extends DeviceOptions {
+interface ScoreFlags extends DeviceOptions, QuantizationFlags {
   readonly model?: string;
   readonly adapter?: string;
   readonly text?: string;
@@ -22,7 +23,7 @@ function idList(text: string): number[] {
 
 /** `lorikeet score`: how likely a model finds each token of a text. */
 export function scoreCommand(begin: Begin): Command {
-  return withDevice(withModel(makeCommand('score', 'log-probability of each token of a text')))
+  return withQuantization(withDevice(withModel(makeCommand('score', 'log-probability of each token of a text'))))
     .addOption(new Option('--text <text>', 'the text').conflicts('ids'))
     .addOption(new Option('--ids <ids>', 'token ids: 1,2,3').argParser(idList))
     .action(async (flags: ScoreFlags) => {

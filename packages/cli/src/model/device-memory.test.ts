@@ -4,6 +4,7 @@ import { writeSafetensors } from '@lorikeet/safetensors';
 import { OutOfMemoryError } from '@lorikeet/tensor';
 import { afterEach, beforeEach, expect, test, vi } from 'vitest';
 import { deviceMemory, requireRoomForWeights } from './device-memory.ts';
+import { loadedWeightBytes } from './quantization.ts';
 
 const MiB = 2 ** 20;
 let backend: Awaited<ReturnType<typeof cpu>>;
@@ -37,10 +38,12 @@ test('work memory is what is computed in; a store comes on top', async () => {
 });
 
 test('weights that the device cannot hold are refused before they are read', async () => {
-  await requireRoomForWeights(await folderOf(8 * MiB), 'big', backend);
-  const refused = requireRoomForWeights(await folderOf(9 * MiB), 'big', backend);
-  await expect(refused).rejects.toThrow(OutOfMemoryError);
-  await expect(refused).rejects.toThrow(
-    /must fit into the 8\.0 MiB of memory that the cpu backend can hold: they take 9\.0 MiB/,
+  const dense = { config: undefined, stored: false };
+  requireRoomForWeights(await loadedWeightBytes(await folderOf(8 * MiB), 'big', dense), backend);
+  const bytes = await loadedWeightBytes(await folderOf(9 * MiB), 'big', dense);
+  const refused = () => requireRoomForWeights(bytes, backend, 'Quantize them');
+  expect(refused).toThrow(OutOfMemoryError);
+  expect(refused).toThrow(
+    /must fit into the 8\.0 MiB of memory that the cpu backend can hold: they take 9\.0 MiB\. Quantize them, or use a smaller model/,
   );
 });

@@ -1,6 +1,4 @@
 /** How much a device can hold, asked before anything is loaded. */
-import type { FileSystem } from '@lorikeet/files';
-import { openCheckpoint } from '@lorikeet/safetensors';
 import { type Backend, OutOfMemoryError } from '@lorikeet/tensor';
 import { showBytes } from '@lorikeet/trainer';
 
@@ -20,16 +18,17 @@ export function deviceMemory(backend: Backend): DeviceMemory {
   return { limitBytes: work + (typeof store === 'number' ? store : 0), workBytes: work };
 }
 
-/** @throws OutOfMemoryError when the weights of a model folder alone are more than the machine or the device holds */
-export async function requireRoomForWeights(files: FileSystem, dir: string, backend: Backend): Promise<void> {
-  const reader = await openCheckpoint(files, dir);
-  const weightBytes = [...reader.entries.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
+/**
+ * @param change what makes the weights smaller, where something does
+ * @throws OutOfMemoryError when weights of this size alone are more than the machine or the device holds
+ */
+export function requireRoomForWeights(weightBytes: number, backend: Backend, change?: string): void {
   const { limitBytes } = deviceMemory(backend);
   const freeBytes = process.availableMemory();
   const [most, of] =
     limitBytes < freeBytes ? [limitBytes, `the ${backend.name} backend can hold`] : [freeBytes, 'is free'];
   if (weightBytes > most)
     throw new OutOfMemoryError(
-      `model: the weights must fit into the ${showBytes(most)} of memory that ${of}: they take ${showBytes(weightBytes)}. Use a smaller model${most === freeBytes ? ', or close other programs' : ''}.`,
+      `model: the weights must fit into the ${showBytes(most)} of memory that ${of}: they take ${showBytes(weightBytes)}. ${change ? `${change}, or use` : 'Use'} a smaller model${most === freeBytes ? ', or close other programs' : ''}.`,
     );
 }

@@ -4,12 +4,22 @@ import { adapterConfigName, type LoadedAdapter, loadAdapter } from '@lorikeet/lo
 import { loadPhi3, type Phi3ForCausalLM } from '@lorikeet/phi3';
 import type { Backend } from '@lorikeet/tensor';
 import type { Tokenizer } from '@lorikeet/tokenizer';
+import { showBytes } from '@lorikeet/trainer';
 import { parse } from 'yaml';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import type { Output } from '../output.ts';
 import { adapterTemplate, type ChatTemplateChoice, chatTemplateFlag } from './chat-template.ts';
 import { requireRoomForWeights } from './device-memory.ts';
 import { loadTokenizer, requireDirectory } from './load-tokenizer.ts';
+import {
+  type BaseQuantization,
+  baseQuantization,
+  describeQuantization,
+  loadedWeightBytes,
+  type QuantizationChoice,
+  type QuantizationFlags,
+  quantizationFlag,
+} from './quantization.ts';
 
 export interface ModelPaths {
   readonly modelDir: string;
@@ -17,13 +27,19 @@ export interface ModelPaths {
   readonly adapterDir: string | undefined;
   /** A chat template that was asked for; without it the adapter's counts, then the model's. */
   readonly template?: ChatTemplateChoice | undefined;
+  /** How the base is quantized while it is loaded; a folder that is quantized stays so. Default: not. */
+  readonly quantization?: QuantizationChoice | undefined;
 }
 
 export interface OpenedModel {
   readonly model: Phi3ForCausalLM;
   readonly tokenizer: Tokenizer;
   readonly adapter: LoadedAdapter | undefined;
+  /** How the base stands in memory. */
+  readonly quantization: BaseQuantization;
 }
+
+const betweenLinesMs = 3000;
 
 /** Name of the configuration that a run leaves in its output folder. */
 export const resolvedConfigName = 'config.resolved.yaml';
@@ -39,17 +55,17 @@ export async function findModelPaths(
     readonly adapter?: string | undefined;
     /** `--chat-template` */
     readonly chatTemplate?: string | undefined;
-  },
+  } & QuantizationFlags,
 ): Promise<ModelPaths> {
   const template = chatTemplateFlag(given.chatTemplate);
   const adapterDir = given.adapter === undefined ? undefined : await findAdapter(files, resolve(given.adapter));
-  if (given.model !== undefined) return { modelDir: resolve(given.model), adapterDir, template };
-  const modelDir = adapterDir && (await modelOfRun(files, dirname(adapterDir)));
-  if (!modelDir)
-    throw userError('--model: must name the folder of the base model: it is not given.', {
-      fix: 'Add --model DIR (and --adapter DIR for a tuned model).',
-    });
-  return { modelDir, adapterDir, template };
+  const asked = quantizationFlag(given);
+  if (given.model !== undefined) return { modelDir: resolve(given.model), adapterDir, template, quantization: asked };
+  const run = adapterDir && (await baseOfRun(files, dirname(adapterDir)));
+  if (run) return { modelDir: run.modelDir, adapterDir, template, quantization: { ...run.quantization, ...asked } };
+  throw userError('--model: must name the folder of the base model: it is not given.', {
+    fix: 'Add --model DIR (and --adapter DIR for a tuned model).',
+  });
 }
 
 async function findAdapter(files: FileSystem, dir: string): Promise<string> {
@@ -62,28 +78,58 @@ async function findAdapter(files: FileSystem, dir: string): Promise<string> {
   });
 }
 
-async function modelOfRun(files: FileSystem, runDir: string): Promise<string | undefined> {
+/** The base that a run tuned, quantized as it was there. */
+async function baseOfRun(
+  files: FileSystem,
+  runDir: string,
+): Promise<{ readonly modelDir: string; readonly quantization: QuantizationChoice } | undefined> {
   const path = joinPath(runDir, resolvedConfigName);
   if (!(await files.exists(path))) return undefined;
-  const config: unknown = parse(await readText(files, path));
-  const modelPath = (config as { model?: { path?: unknown } } | null)?.model?.path;
-  return typeof modelPath === 'string' ? resolve(runDir, modelPath) : undefined;
+  const config = parse(await readText(files, path)) as {
+    readonly model?: { readonly path?: unknown };
+    readonly quantization?: QuantizationChoice;
+  } | null;
+  const modelPath = config?.model?.path;
+  if (typeof modelPath !== 'string') return undefined;
+  return { modelDir: resolve(runDir, modelPath), quantization: config?.quantization ?? {} };
 }
 
 /** Loads a model with its tokenizer, and an adapter on it where one is given. */
 export async function openModel(
   files: FileSystem,
-  { modelDir, adapterDir, template }: ModelPaths,
+  { modelDir, adapterDir, template, quantization: asked }: ModelPaths,
   backend: Backend,
   output: Output,
 ): Promise<OpenedModel> {
   const choice = template ?? (adapterDir === undefined ? undefined : await adapterTemplate(files, adapterDir));
   const tokenizer = await loadTokenizer(files, modelDir, choice);
-  await requireRoomForWeights(files, modelDir, backend);
-  const model = await loadPhi3(files, modelDir, { backend, warn: (message) => output.note(message) });
+  const quantization = await baseQuantization(files, modelDir, asked);
+  const { linear, config, stored } = quantization;
+  const weightBytes = await loadedWeightBytes(files, modelDir, quantization);
+  requireRoomForWeights(weightBytes, backend, config ? undefined : 'Quantize them (--load-in-4bit)');
+  if (config)
+    output.progress(
+      `base ${stored ? 'is stored' : 'is quantized while it is loaded,'} in ${describeQuantization(config)}: ${showBytes(weightBytes)}`,
+    );
+  const model = await loadPhi3(files, modelDir, {
+    ...(linear ? { linear } : {}),
+    backend,
+    warn: (message) => output.note(message),
+    onProgress: loadingProgress(output),
+  });
   await withExitCode(exitCodes.data, () => tokenizer.checkModelVocabSize(model.config.vocabSize));
-  if (adapterDir === undefined) return { model, tokenizer, adapter: undefined };
+  if (adapterDir === undefined) return { model, tokenizer, adapter: undefined, quantization };
   const adapter = await withExitCode(exitCodes.data, () => loadAdapter(files, adapterDir, model));
   for (const warning of adapter.warnings) output.note(warning);
-  return { model, tokenizer, adapter };
+  return { model, tokenizer, adapter, quantization };
+}
+
+/** A line every few seconds, for models that take longer. */
+function loadingProgress(output: Output): (progress: { readonly loaded: number; readonly total: number }) => void {
+  let saidMs = performance.now();
+  return ({ loaded, total }) => {
+    if (performance.now() - saidMs < betweenLinesMs) return;
+    saidMs = performance.now();
+    output.progress(`reading weights: ${Math.round((100 * loaded) / total)} %`);
+  };
 }

@@ -8,7 +8,13 @@ import {
   writeAtomic,
   writeJson,
 } from '@lorikeet/files';
-import { adapterWeightsName, applyLoraAsync, saveAdapter, writeAdapterFiles } from '@lorikeet/lora';
+import {
+  adapterWeightsName,
+  applyLoraAsync,
+  prepareModelForKbitTraining,
+  saveAdapter,
+  writeAdapterFiles,
+} from '@lorikeet/lora';
 import { copyInto, trainableParameters } from '@lorikeet/nn';
 import type { Phi3ForCausalLM } from '@lorikeet/phi3';
 import { openSafetensors } from '@lorikeet/safetensors';
@@ -87,9 +93,17 @@ export async function runTraining(given: ResolvedConfig, environment: TrainingEn
   const run = new FineTuning({ config, environment, data, facts, estimate, chatTemplate });
   if (dryRun) return run.planned();
   if (environment.resume === undefined) await refuseEarlierRun(files, config);
-  const paths = { modelDir: config.model.path, adapterDir: undefined, template: config.model };
-  const { model } = await openModel(files, paths, backend, output);
+  const modelDir = config.model.path;
+  const paths = { modelDir, adapterDir: undefined, template: config.model, quantization: config.quantization };
+  const { model, quantization } = await openModel(files, paths, backend, output);
   refuseNonFinite(model, config);
+  // Frozen weights in 16 bits give what they give in 32, as all arithmetic is f32: half the memory for the same result.
+  if (quantization.config)
+    prepareModelForKbitTraining(model, {
+      keepEmbeddings16bit: true,
+      useGradientCheckpointing: false,
+      print: (line) => output.progress(line),
+    });
   model.gradientCheckpointing = checkpointing.gradientCheckpointing;
   model.activationStorage = checkpointing.activationStorage;
   model.neftuneNoiseAlpha = config.training.neftuneNoiseAlpha ?? null;
