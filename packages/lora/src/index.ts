@@ -7,6 +7,13 @@ export {
   loadAdapter,
 } from './folder/load-adapter.ts';
 export {
+  type MergeCheckpointOptions,
+  type MergedCheckpoint,
+  type MergeInto,
+  mergeCheckpoint,
+  mergeWays,
+} from './folder/merge-checkpoint.ts';
+export {
   adapterConfigName,
   adapterWeightsName,
   chatTemplateName,

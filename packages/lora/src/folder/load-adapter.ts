@@ -28,7 +28,8 @@ export interface LoadedAdapter extends AdapterState {
 // again, as PEFT does; CorDA and LoRA-GA cannot be.
 const harmlessInits: ReadonlySet<unknown> = new Set(['gaussian', 'eva', 'orthogonal', 'mica', false]);
 
-async function readConfig(files: FileSystem, dir: string): Promise<ReturnType<typeof parseLoraConfig>> {
+/** The configuration in adapter_config.json. Initializations that only chose first values are taken as plain ones. */
+export async function readConfig(files: FileSystem, dir: string): Promise<ReturnType<typeof parseLoraConfig>> {
   const path = joinPath(dir, adapterConfigName);
   if (!(await files.exists(path)))
     throw new FileError(
@@ -42,7 +43,8 @@ async function readConfig(files: FileSystem, dir: string): Promise<ReturnType<ty
   return parseLoraConfig(harmless ? { ...json, init_lora_weights: true } : json, { source: path });
 }
 
-async function openWeights(files: FileSystem, dir: string): Promise<TensorReader> {
+/** adapter_model.safetensors; a pickle is refused. */
+export async function openWeights(files: FileSystem, dir: string): Promise<TensorReader> {
   const path = joinPath(dir, adapterWeightsName);
   if (await files.exists(path)) return openSafetensors(files, path);
   if (await files.exists(joinPath(dir, 'adapter_model.bin')))
@@ -88,7 +90,8 @@ function pair(reader: TensorReader, expected: readonly AdapterTensor[]): Pairing
 
 type Source = Extract<StateSource, { readonly bytes: Uint8Array }>;
 
-async function readSource(reader: TensorReader, key: string): Promise<Source> {
+/** A tensor of floats that is finite. */
+export async function readSource(reader: TensorReader, key: string): Promise<Source> {
   const entry = reader.entry(key);
   const { dtype, bytes } = convertElements(entry, await reader.read(key));
   if (dtype !== 'f32' && dtype !== 'f16' && dtype !== 'bf16')
@@ -101,18 +104,23 @@ async function readSource(reader: TensorReader, key: string): Promise<Source> {
   return { dtype, shape: entry.shape, bytes };
 }
 
+/** initial_adapter.safetensors, where it is there. */
+export async function openInitial(files: FileSystem, dir: string): Promise<TensorReader | undefined> {
+  const path = joinPath(dir, initialAdapterName);
+  return (await files.exists(path)) ? openSafetensors(files, path) : undefined;
+}
+
 /** The first values that an adapter took out of its base, where they were kept beside it. */
 async function readInitial(files: FileSystem, dir: string, model: ModuleLike): Promise<AdapterState['initial']> {
-  const path = joinPath(dir, initialAdapterName);
-  if (!(await files.exists(path))) return undefined;
-  const reader = await openSafetensors(files, path);
+  const reader = await openInitial(files, dir);
+  if (!reader) return undefined;
   const pairs = new Map<string, InitialPair>();
   for (const [layer, { lora_A, lora_B }] of adaptedLinears(model)) {
     const read = async (factor: string, like: Tensor): Promise<Uint8Array> => {
       const source = await readSource(reader, `${keyPrefix}${layer}.lora_${factor}.weight`);
       if (source.dtype !== 'f32' || `${source.shape}` !== `${like.shape}`)
         throw new Error(
-          `loadAdapter: ${path} must hold the first values of ${adapterWeightsName}: lora_${factor} of ${layer} is [${source.shape}] ${source.dtype}, not [${like.shape}] f32.`,
+          `loadAdapter: ${reader.path} must hold the first values of ${adapterWeightsName}: lora_${factor} of ${layer} is [${source.shape}] ${source.dtype}, not [${like.shape}] f32.`,
         );
       return source.bytes;
     };

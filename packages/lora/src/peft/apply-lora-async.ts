@@ -122,6 +122,10 @@ async function initializeFromBase(
   }
 }
 
+/** Without alternation LoftQ's base is the weight quantized: a quantized base is that already. */
+const isAsItIs = ({ initLoraWeights: init, loftqConfig }: CompleteLoraConfig, { base }: LoraLinear): boolean =>
+  init === 'loftq' && loftqConfig.loftqIter === 1 && isRequantizable(base);
+
 /**
  * Makes the base again what it was when an adapter with values from the base was trained, for an adapter that is loaded: from the first
  * values where they were kept, else by the same decompositions.
@@ -134,20 +138,32 @@ export async function restoreBase(
 ): Promise<AdapterState> {
   const { config } = state;
   const key = options.key ?? randomKey(0, 'lora');
-  // Without alternation LoftQ's base is the weight quantized: a quantized base is that already.
-  const asIs = config.initLoraWeights === 'loftq' && config.loftqConfig.loftqIter === 1;
   const layers = [...adaptedLinears(model)];
-  if (asIs && layers.every(([, { base }]) => isRequantizable(base))) return state;
+  if (layers.every(([, layer]) => isAsItIs(config, layer))) return state;
   if (!kept) return initializeFromBase(model, state, { ...options, key });
-  for (const [path, layer] of layers) {
-    const { a, b } = kept.get(path)!;
-    const { r, scaling: scale, inFeatures, outFeatures } = layer;
-    const made = { backend: layer.lora_A.weight.backend };
-    using factorA = fromBytes(a, { ...made, shape: [r, inFeatures] });
-    using factorB = fromBytes(b, { ...made, shape: [outFeatures, r] });
-    await replaceBase(path, layer, config, { a: factorA, b: factorB, scale }, options);
-  }
+  for (const [path, layer] of layers) await restoreLayer(path, layer, config, kept.get(path), options);
   return { ...state, initial: kept };
+}
+
+/** restoreBase for one layer, which may stand alone. */
+export async function restoreLayer(
+  path: string,
+  layer: LoraLinear,
+  config: CompleteLoraConfig,
+  kept: InitialPair | undefined,
+  options: ApplyAsyncOptions,
+): Promise<void> {
+  if (isAsItIs(config, layer)) return;
+  if (!kept) {
+    const factors = await factorsOf(path, layer, config, { ...options, key: options.key ?? randomKey(0, 'lora') });
+    await replaceBase(path, layer, config, factors.taken, options).finally(() => disposeFactors(factors));
+    return;
+  }
+  const { r, scaling: scale, inFeatures, outFeatures } = layer;
+  const made = { backend: layer.lora_A.weight.backend };
+  using a = fromBytes(kept.a, { ...made, shape: [r, inFeatures] });
+  using b = fromBytes(kept.b, { ...made, shape: [outFeatures, r] });
+  await replaceBase(path, layer, config, { a, b, scale }, options);
 }
 
 async function initializeOrthogonal(model: ModuleLike, key: RandomKey): Promise<void> {
