@@ -1,7 +1,8 @@
 import { runLoraCase } from './family-lora.ts';
+import { runNnCase } from './family-nn.ts';
 import { runOpCase } from './family-ops.ts';
-import { runOptimCase } from './family-optim.ts';
 import { runPhi3Case } from './family-phi3.ts';
+import { runTokenizerCase } from './family-tokenizer.ts';
 import { runTrainerCase } from './family-trainer.ts';
 import type { FamilyRunner } from './findings.ts';
 
@@ -19,16 +20,20 @@ export interface Family {
 /** In the order of the table; reference/record.py records them in the same order. */
 export const families: readonly Family[] = [
   { name: 'ops', promise: 'every op and every gradient is that of PyTorch', run: runOpCase },
-  { name: 'nn', promise: 'modules, initialisers, optimizers and schedules are those of PyTorch' },
+  { name: 'nn', promise: 'modules, initialisers, optimizers and schedules are those of PyTorch', run: runNnCase },
   { name: 'phi3', promise: 'the model is Phi3ForCausalLM of transformers', run: runPhi3Case },
-  { name: 'tokenizer', promise: 'ids, texts, chats and assistant masks are those of transformers', once: true },
+  {
+    name: 'tokenizer',
+    promise: 'ids, texts, chats and assistant masks are those of transformers',
+    run: runTokenizerCase,
+    once: true,
+  },
   { name: 'lora', promise: 'your adapter behaves in PEFT as it does here', run: runLoraCase },
   { name: 'quantization', promise: 'your 4-bit file is that of bitsandbytes' },
   { name: 'trainer', promise: 'your loss curve is that of TRL', run: runTrainerCase },
   { name: 'data', promise: 'your split is that of datasets, your scores those of rouge_score', once: true },
   { name: 'runs', promise: 'a whole run ends where TRL and PEFT end' },
   { name: 'gpujs', promise: 'an independent implementation gets the same from every op' },
-  { name: 'optim', promise: 'optimizers and schedules are those of PyTorch', run: runOptimCase },
 ];
 
 /** The family of that name; throws for one that no list knows. */
