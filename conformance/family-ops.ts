@@ -1,4 +1,4 @@
-import { isFloat, openScope, type Tensor, zeros } from '@lorikeet/tensor';
+import { openScope, type Tensor, zeros } from '@lorikeet/tensor';
 import type { Magnitude } from './compare.ts';
 import { type CaseContext, type Finding, numbersOf, SkipCase, tensorFinding, upload, verdict } from './findings.ts';
 import { opCall } from './ops.ts';
@@ -22,10 +22,6 @@ export async function runOpCase({ recording, testCase, backend }: CaseContext): 
     return { outputs, gradients: differentiate({ recording, testCase, backend }, inputs, outputs) };
   });
   const findings: Finding[] = [];
-  // A gradient rule that uses a result in half precision uses it rounded.
-  const coarsest = Object.values(testCase.outputs)
-    .map((key) => recording.tensor(key).dtype)
-    .find((dtype) => isFloat(dtype) && dtype !== 'f32');
   const check = async (quantity: Quantity, name: string, actual: Tensor, key: string): Promise<void> => {
     const magnitude = magnitudeOf({ recording, testCase, backend }, name);
     const expected = recording.tensor(key);
@@ -34,7 +30,7 @@ export async function runOpCase({ recording, testCase, backend }: CaseContext): 
       : opLimit(
           testCase.op,
           quantity,
-          coarsest ?? expected.dtype,
+          expected.dtype,
           backend.name,
           magnitude && (magnitude.rounded ? 'rounded' : 'products'),
         );

@@ -2,9 +2,11 @@
  * Compares every backend with what PyTorch, transformers, PEFT, TRL, bitsandbytes and datasets computed.
  *
  *   pnpm conformance
- *   pnpm conformance --backend cpu --family ops --recordings DIR
+ *   pnpm conformance --backend cpu --family ops --case softmax --recordings DIR --report FILE
+ *   pnpm conformance --sensitivity
  *
- * Prints a table, writes conformance/report.json, exits with 1 when anything failed.
+ * Prints a table, writes conformance/report.json, exits with 1 when anything failed. With --sensitivity every recorded
+ * result is moved a little, and a case passes when each of its comparisons notices.
  */
 import { writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -12,16 +14,21 @@ import { parseArgs } from 'node:util';
 import { type Backend, memory } from '@lorikeet/tensor';
 import { type BackendName, backendNames, openBackend } from './backends.ts';
 import { families, familyOf } from './families.ts';
-import { passes, SkipCase } from './findings.ts';
+import { type Finding, passes, SkipCase } from './findings.ts';
 import { makeOpTable, opTableLines } from './op-table.ts';
 import { unrecordedOps } from './ops.ts';
-import { type Recording, readRecordings } from './recording.ts';
+import { type Case, type Recording, readRecordings } from './recording.ts';
 import { type AbsentFamily, type CaseResult, failureLines, rowsOf, skipLines, tableLines } from './report.ts';
+import { disturbedRecording, insensitive } from './sensitivity.ts';
 
 interface Options {
   readonly backends: readonly BackendName[];
   readonly families: ReadonlySet<string> | undefined;
   readonly recordings: string;
+  /** Only cases whose name holds this text. */
+  readonly cases: string;
+  readonly sensitivity: boolean;
+  readonly report: string;
 }
 
 function readOptions(args: readonly string[]): Options {
@@ -31,6 +38,9 @@ function readOptions(args: readonly string[]): Options {
       backend: { type: 'string', multiple: true },
       family: { type: 'string', multiple: true },
       recordings: { type: 'string' },
+      case: { type: 'string' },
+      sensitivity: { type: 'boolean' },
+      report: { type: 'string' },
     },
   });
   const backends = values.backend ?? backendNames;
@@ -41,10 +51,23 @@ function readOptions(args: readonly string[]): Options {
     backends: backends as readonly BackendName[],
     families: values.family && new Set(values.family),
     recordings: values.recordings ?? join(import.meta.dirname, 'recordings'),
+    cases: values.case ?? '',
+    sensitivity: values.sensitivity ?? false,
+    report: values.report ?? join(import.meta.dirname, 'report.json'),
   };
 }
 
-async function runCase(recording: Recording, testCase: Recording['cases'][number], backend: Backend) {
+type Judge = (findings: readonly Finding[]) => { readonly passed: boolean; readonly reason?: string };
+
+const compared: Judge = (findings) => ({ passed: findings.every(passes) });
+const noticed: Judge = (findings) => {
+  const blind = insensitive(findings).map((f) => f.what);
+  return blind.length
+    ? { passed: false, reason: `two percent off go unnoticed in ${blind.join(', ')}` }
+    : { passed: true };
+};
+
+async function runCase(recording: Recording, testCase: Case, backend: Backend, judge: Judge): Promise<CaseResult> {
   const base = { family: recording.family, backend: backend.name, name: testCase.name, op: testCase.op };
   const before = memory(backend).liveTensors;
   const start = performance.now();
@@ -52,19 +75,22 @@ async function runCase(recording: Recording, testCase: Recording['cases'][number
   try {
     const findings = await familyOf(recording.family).run!({ recording, testCase, backend });
     const leaked = memory(backend).liveTensors - before;
-    const passed = leaked === 0 && findings.every(passes);
-    const reason = leaked === 0 ? {} : { reason: `${leaked} tensors are still alive after the case` };
-    return { ...base, outcome: passed ? 'passed' : 'failed', findings, elapsedMs: elapsedMs(), ...reason } as const;
+    const { passed, ...why } = judge(findings);
+    const reason = leaked === 0 ? why : { reason: `${leaked} tensors are still alive after the case` };
+    const outcome = passed && leaked === 0 ? 'passed' : 'failed';
+    return { ...base, outcome, findings, elapsedMs: elapsedMs(), ...reason };
   } catch (error) {
     if (error instanceof SkipCase)
-      return { ...base, outcome: 'skipped', findings: [], elapsedMs: elapsedMs(), reason: error.message } as const;
+      return { ...base, outcome: 'skipped', findings: [], elapsedMs: elapsedMs(), reason: error.message };
     const reason = error instanceof Error ? (error.stack ?? error.message) : String(error);
-    return { ...base, outcome: 'failed', findings: [], elapsedMs: elapsedMs(), reason } as const;
+    return { ...base, outcome: 'failed', findings: [], elapsedMs: elapsedMs(), reason };
   }
 }
 
-async function runBackend(name: BackendName, recordings: readonly Recording[]): Promise<CaseResult[]> {
-  const all = recordings.flatMap((recording) => recording.cases.map((testCase) => ({ recording, testCase })));
+async function runBackend(name: BackendName, recordings: readonly Recording[], o: Options): Promise<CaseResult[]> {
+  const all = recordings.flatMap((recording) =>
+    recording.cases.filter((c) => c.name.includes(o.cases)).map((testCase) => ({ recording, testCase })),
+  );
   const opened = await openBackend(name);
   if ('reason' in opened)
     return all.map(({ recording: { family }, testCase }) => {
@@ -82,7 +108,8 @@ async function runBackend(name: BackendName, recordings: readonly Recording[]): 
     });
   const results: CaseResult[] = [];
   try {
-    for (const { recording, testCase } of all) results.push(await runCase(recording, testCase, opened.backend));
+    for (const { recording, testCase } of all)
+      results.push(await runCase(recording, testCase, opened.backend, o.sensitivity ? noticed : compared));
   } finally {
     await opened.backend.close();
   }
@@ -91,7 +118,7 @@ async function runBackend(name: BackendName, recordings: readonly Recording[]): 
 
 /** Ops of the registry that no recording reaches: a hole in this table. Only all families together can show one. */
 function holes(recordings: readonly Recording[], options: Options): string[] {
-  if (options.families) return [];
+  if (options.families || options.cases) return [];
   return unrecordedOps(new Set(recordings.flatMap((r) => r.cases.map((c) => c.op))));
 }
 
@@ -118,11 +145,12 @@ async function kernelCoverage(backends: readonly BackendName[]): Promise<{ lines
 
 async function main(args: readonly string[]): Promise<number> {
   const options = readOptions(args);
-  const recordings = await readRecordings(options.recordings, options.families);
+  const read = await readRecordings(options.recordings, options.families);
+  const recordings = options.sensitivity ? read.map(disturbedRecording) : read;
   const results: CaseResult[] = [];
   const perBackend = recordings.filter((r) => !familyOf(r.family).once);
   for (const [i, name] of options.backends.entries())
-    results.push(...(await runBackend(name, i === 0 ? recordings : perBackend)));
+    results.push(...(await runBackend(name, i === 0 ? recordings : perBackend, options)));
   const missing = holes(recordings, options);
   const count = (outcome: CaseResult['outcome']): number => results.filter((r) => r.outcome === outcome).length;
   const report = {
@@ -133,7 +161,7 @@ async function main(args: readonly string[]): Promise<number> {
     unrecordedOps: missing,
     results,
   };
-  const coverage = await kernelCoverage(options.backends);
+  const coverage = options.cases ? { lines: [], failed: 0 } : await kernelCoverage(options.backends);
   const lines = [
     `against ${Object.entries(report.packageVersions)
       .map((pair) => pair.join(' '))
@@ -148,7 +176,7 @@ async function main(args: readonly string[]): Promise<number> {
     ...skipLines(results),
   ];
   for (const line of lines) console.log(line);
-  await writeFile(join(import.meta.dirname, 'report.json'), `${JSON.stringify(report, null, 1)}\n`);
+  await writeFile(options.report, `${JSON.stringify(report, null, 1)}\n`);
   const failed = count('failed') + missing.length + coverage.failed;
   console.log(`${count('passed')} passed, ${failed} failed, ${count('skipped')} skipped`);
   return failed === 0 ? 0 : 1;
