@@ -14,6 +14,11 @@ export interface TensorSource {
   read(): Promise<Uint8Array>;
   /** Rows start .. end along the first axis: what a quantizer packs piece by piece. */
   readRows(start: number, end: number): Promise<Uint8Array>;
+  /**
+   * Takes back what read or readRows gave, whose memory is free at once then: garbage of weights is larger than what a
+   * collector notices in time. Absent where bytes belong to somebody.
+   */
+  release?(bytes: Uint8Array): void;
 }
 
 /** A linear layer to be made. */
@@ -54,6 +59,7 @@ export async function materialize(source: TensorSource, options: MaterializeOpti
   const bytes = await source.read();
   using made = openScope();
   const loaded = made.run(() => fromBytes(bytes, { backend, dtype: source.dtype, shape: source.shape }));
+  source.release?.(bytes);
   const tensor = dtype === source.dtype ? loaded : made.run(() => noGrad(() => loaded.cast(dtype)));
   made.keep(tensor);
   tensor.requiresGrad = requiresGrad;

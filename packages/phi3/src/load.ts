@@ -105,7 +105,13 @@ function fileSource(
     shape: entry.shape,
     read: async () => checked(await reader.read(path)),
     readRows: async (start, end) => checked(await reader.readRows(path, start, end)),
+    release: detach,
   };
+}
+
+/** Frees the memory of bytes that nobody else has. */
+function detach({ buffer, byteOffset, byteLength }: Uint8Array): void {
+  if (byteOffset === 0 && byteLength === buffer.byteLength) (buffer as Partial<ArrayBuffer>).transfer?.(0);
 }
 
 /** Every tensor of the linears. */

@@ -60,7 +60,9 @@ export const sourceRows = (source: TensorSource, backend: Backend): RowBlocks =>
   backend,
   rows: async (start, end) => {
     const bytes = await source.readRows(start, end);
-    return fromBytes(bytes, { backend, dtype: source.dtype, shape: [end - start, source.shape[1]!] });
+    const rows = fromBytes(bytes, { backend, dtype: source.dtype, shape: [end - start, source.shape[1]!] });
+    source.release?.(bytes);
+    return rows;
   },
 });
 

@@ -162,7 +162,9 @@ export async function readStored4bit(request: LinearRequest, state: QuantState):
   else for (const name of ['weight.nested_absmax', 'weight.nested_quant_map']) await floatsOf(at(name));
   const made: Tensor[] = [];
   const upload = async (source: TensorSource, dtype = source.dtype, shape = source.shape): Promise<Tensor> => {
-    const uploaded = fromBytes(await source.read(), { backend, dtype, shape });
+    const bytes = await source.read();
+    const uploaded = fromBytes(bytes, { backend, dtype, shape });
+    source.release?.(bytes);
     made.push(uploaded);
     return uploaded;
   };
