@@ -18,5 +18,5 @@ export { opfsFiles } from './opfs-files.ts';
 export { baseName, joinPath, parentPath, safeRelativePath } from './paths.ts';
 export { hashFile, portableSha256, type Sha256, sha256, sha256Hex } from './sha256.ts';
 export { decodeText, invalidUtf8Offset, locationOf, parseJson, readJson, readText } from './text.ts';
-export { type FileContent, writeAtomic, writeJson } from './write-atomic.ts';
+export { type FileContent, type WriteJsonOptions, writeAtomic, writeJson } from './write-atomic.ts';
 export { type Cleaned, cleanStale, discardDirectory, writeDirectoryAtomic } from './write-directory-atomic.ts';

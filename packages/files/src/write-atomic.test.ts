@@ -52,8 +52,12 @@ describe('writeAtomic', () => {
     await writeAtomic(files, 'b', 'zwei 🦜');
     await writeAtomic(files, 'c', chunks('th', 'ree'));
     await writeAtomic(files, 'c', [bytes('th'), bytes('ree!')]);
+    await writeJson(files, 'e.json', { a: 6, b: { a: -1, c: '"a": 6', a2: 6 }, f: 1.5 }, { floatKeys: ['a', 'f'] });
+    expect(await readText(files, 'e.json')).toBe(
+      '{\n  "a": 6.0,\n  "b": {\n    "a": -1.0,\n    "c": "\\"a\\": 6",\n    "a2": 6\n  },\n  "f": 1.5\n}\n',
+    );
     await writeJson(files, 'd.json', { four: 4 });
-    expect(await files.list('')).toEqual(['a', 'b', 'c', 'd.json']);
+    expect(await files.list('')).toEqual(['a', 'b', 'c', 'd.json', 'e.json']);
     expect(await readText(files, 'b')).toBe('zwei 🦜');
     expect(await readText(files, 'c')).toBe('three!');
     expect(await readJson(files, 'd.json')).toEqual({ four: 4 });

@@ -42,7 +42,22 @@ export async function writeAtomic(files: FileSystem, path: string, content: File
   }
 }
 
+/** How JSON is written. */
+export interface WriteJsonOptions {
+  /** Keys whose whole numbers are written as `6.0`: Python reads `6` as an int, and some of its programs refuse that. */
+  readonly floatKeys?: readonly string[];
+}
+
 /** Writes a value as indented JSON with a final newline, atomically. */
-export async function writeJson(files: FileSystem, path: string, value: unknown): Promise<void> {
-  await writeAtomic(files, path, `${JSON.stringify(value, undefined, 2)}\n`);
+export async function writeJson(
+  files: FileSystem,
+  path: string,
+  value: unknown,
+  { floatKeys = [] }: WriteJsonOptions = {},
+): Promise<void> {
+  const names = floatKeys.map((key) => JSON.stringify(key).replace(/[.*+?^${}()|[\]\\]/g, '\\$&')).join('|');
+  // A line of indented JSON begins with its key, so a text that looks like one is not taken for it.
+  const wholeNumber = new RegExp(`^( *(?:${names}): -?\\d+)(?=,?$)`, 'gm');
+  const text = JSON.stringify(value, undefined, 2);
+  await writeAtomic(files, path, `${names ? text.replace(wholeNumber, '$1.0') : text}\n`);
 }

@@ -66,10 +66,12 @@ export async function savePhi3(
   await writeJson(files, joinPath(dir, 'generation_config.json'), { _from_model_config: true, ...generation });
   // What the checkpoint was that the configuration came from says nothing of these weights.
   const { quantization_config: _, ...source } = config.source;
-  await writeJson(files, joinPath(dir, 'config.json'), {
+  const stated = {
     ...source,
     torch_dtype: torchNames[model.model.embed_tokens.weight.dtype],
     ...(quantizationConfig ? { quantization_config: quantizationConfig } : {}),
-  });
+  };
+  // transformers refuses a whole number there.
+  await writeJson(files, joinPath(dir, 'config.json'), stated, { floatKeys: ['llm_int8_threshold'] });
   return [...written, 'generation_config.json', 'config.json'];
 }

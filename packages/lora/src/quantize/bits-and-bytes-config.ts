@@ -141,6 +141,9 @@ export function parseBitsAndBytesConfig(
   return { config: config as BitsAndBytesConfig, unknownKeys };
 }
 
+/** Keys of it that transformers takes only as floats. */
+export const bitsAndBytesFloats: readonly string[] = ['llm_int8_threshold'];
+
 /** The object that transformers writes as `quantization_config` into config.json. */
 export function bitsAndBytesJson(config: BitsAndBytesConfig): Record<string, unknown> {
   const c = completeBitsAndBytesConfig(config);

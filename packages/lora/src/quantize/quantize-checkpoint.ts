@@ -12,7 +12,12 @@ import {
   writeSharded,
 } from '@lorikeet/safetensors';
 import { type Backend, type DType, NonFiniteError } from '@lorikeet/tensor';
-import { type BitsAndBytesConfig, bitsAndBytesJson, isQuantizedPath } from './bits-and-bytes-config.ts';
+import {
+  type BitsAndBytesConfig,
+  bitsAndBytesFloats,
+  bitsAndBytesJson,
+  isQuantizedPath,
+} from './bits-and-bytes-config.ts';
 import { quantizedLinear } from './quantized-factory.ts';
 
 export interface QuantizeCheckpointOptions {
@@ -153,7 +158,8 @@ export async function quantizeCheckpoint(
   const sharding = maxShardBytes === undefined ? {} : { maxShardBytes };
   const written = await writeSharded(files, to, entries, { ...sharding, metadata: { format: 'pt' } });
   await spool.remove();
-  await writeJson(files, joinPath(to, 'config.json'), { ...json, quantization_config: bitsAndBytesJson(config) });
+  const stated = { ...json, quantization_config: bitsAndBytesJson(config) };
+  await writeJson(files, joinPath(to, 'config.json'), stated, { floatKeys: bitsAndBytesFloats });
   const sum = (sizes: Iterable<number>): number => [...sizes].reduce((total, size) => total + size, 0);
   const after = await openCheckpoint(files, to);
   return {
