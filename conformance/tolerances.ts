@@ -102,15 +102,17 @@ export function modelLimit(quantity: string, backend: string): Limit {
       // e^loss: its relative error is the absolute error of the loss.
       return each(isGpu(backend) ? 1e-3 : 1e-4, 0);
     case 'runLoss':
+      // Ten times closer than a trajectory need be: both sides draw the same masks, noise and first weights.
       return { kind: 'trajectory', atol: isGpu(backend) ? 1e-3 : 1e-4, meanResidual: isGpu(backend) ? 1e-4 : 5e-5 };
-    case 'runParameter':
-      return whole(1e-3, 0.99999);
     case 'optimizedParameter':
-      // Two hundred steps in f32 against f64; a sign of Lion's that rounding turns moves one element by two steps.
-      return whole(1e-3, 0.99999);
+      // Two hundred steps in f32 against f64.
+      return whole(1e-4, 0.9999999);
     case 'clipped':
       // A root of a sum of squares and a product with it.
       return each(4e-6, 1e-12);
+    case 'keptScale':
+      // 1 / (1 - p), divided in f32 on both sides: one rounding each.
+      return each(2 ** -22, 0);
     case 'initialScale':
       // What 60000 draws tell of a standard deviation: 0.3 % is one sigma.
       return each(1.2e-2, 0);
