@@ -96,3 +96,66 @@ test('blocks of k and of columns, edges included', async () => {
         dispose(weight);
       }
 });
+
+/** reliability.md section 4, relaxed arithmetic: |error| <= sqrt(k) 2^-24 sum |a||b|. */
+function expectWithinBound(got: ArrayLike<number>, a: ArrayLike<number>, w: ArrayLike<number>, k: number): void {
+  const n = w.length / k;
+  for (let cell = 0; cell < got.length; cell++) {
+    const [row, column] = [Math.floor(cell / n), cell % n];
+    let [value, size] = [0, 0];
+    for (let p = 0; p < k; p++) {
+      const term = a[row * k + p]! * w[column * k + p]!;
+      value += term;
+      size += Math.abs(term);
+    }
+    expect(Math.abs(got[cell]! - value)).toBeLessThanOrEqual(Math.sqrt(k) * 2 ** -24 * size);
+  }
+}
+
+test('up to four rows: within the bound of the dequantized product, each row as if it were alone', async () => {
+  await fc.assert(
+    fc.asyncProperty(
+      weights,
+      fc.integer({ min: 1, max: 4 }),
+      fc.constantFrom('f32', 'bf16'),
+      async (drawn, m, dtype) => {
+        const k = drawn.rowLength;
+        const values = drawFloats(m * k, drawn.seed + 5);
+        const results: Float32Array[] = [];
+        for (const backend of [near, far]) {
+          const weight = makeWeight(backend, drawn);
+          using wide = tensor(values, { backend, shape: [m, k] });
+          using a = wide.cast(dtype as 'f32');
+          using dense = dequantize4bit(weight);
+          using got = matmul4bit(a, weight);
+          const all = (await got.data()) as Float32Array;
+          if (got.dtype === 'f32') expectWithinBound(all, await a.data(), await dense.data(), k);
+          for (let row = 0; row < m; row++) {
+            using alone = a.slice(0, row, row + 1);
+            using one = matmul4bit(alone, weight);
+            expect(await one.data()).toEqual(all.subarray(row * drawn.out, (row + 1) * drawn.out));
+          }
+          results.push(all);
+          dispose(weight);
+        }
+        expect(results[1]).toEqual(results[0]);
+      },
+    ),
+    { numRuns: 150 },
+  );
+});
+
+test('a second pair and a bias for one row', async () => {
+  const drawn = { out: 70, rowLength: 192, blocksize: 64, nestedBlocksize: 256, quantType: 'nf4', seed: 3 } as const;
+  const weight = makeWeight(near, { ...drawn, dtype: 'bf16' });
+  using a = tensor(drawFloats(192, 1), { backend: near, shape: [1, 192] });
+  using u = tensor(drawFloats(8, 2), { backend: near, shape: [1, 8] });
+  using v = tensor(drawFloats(70 * 8, 3), { backend: near, shape: [70, 8] });
+  using bias = tensor(drawFloats(70, 4), { backend: near });
+  using plain = matmul4bit(a, weight);
+  using second = matmul(u, v, { transposeB: true });
+  using want = plain.add(bias).add(second);
+  using got = matmul4bit(a, weight, { add: [u, v], bias });
+  expect(await got.data()).toEqual(await want.data());
+  dispose(weight);
+});
