@@ -1,6 +1,7 @@
 /** How each recorded op is called: one row an op. Input names are the recording's. */
 import * as t from '@lorikeet/tensor';
 import { type DType, randomKey, type Tensor } from '@lorikeet/tensor';
+import { moduleCalls } from './nn-modules.ts';
 
 type Inputs = Readonly<Record<string, Tensor>>;
 // Attributes come from a JSON file that our own generator wrote for exactly these calls.
@@ -70,7 +71,7 @@ const calls: Readonly<Record<string, OpCall>> = {
 
 /** The call of a recorded op; throws for one that has no row. */
 export function opCall(op: string): OpCall {
-  const call = calls[op];
+  const call = calls[op] ?? moduleCalls[op];
   if (!call) throw new TypeError(`conformance: op ${op} must have a row in conformance/ops.ts: it has none.`);
   return call;
 }

@@ -106,7 +106,7 @@ export function modelLimit(quantity: string, backend: string): Limit {
       return { kind: 'trajectory', atol: isGpu(backend) ? 1e-3 : 1e-4, meanResidual: isGpu(backend) ? 1e-4 : 5e-5 };
     case 'optimizedParameter':
       // Two hundred steps in f32 against f64.
-      return whole(1e-4, 0.9999999);
+      return whole(1e-4, 0.9999999, 1e-6);
     case 'clipped':
       // A root of a sum of squares and a product with it.
       return each(4e-6, 1e-12);

@@ -5,7 +5,7 @@ Each step: gradients of the mean loss over trained tokens, clip_grad_norm_, the 
 
 import torch
 from torch.nn.utils import clip_grad_norm_
-from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup, get_scheduler
+from transformers import get_constant_schedule_with_warmup, get_cosine_schedule_with_warmup, get_linear_schedule_with_warmup
 
 from recording import Recording
 from tiny_phi3 import build, random_batch, save, store_batch, token_loss, trained_tokens
@@ -56,33 +56,10 @@ def record_run(r: Recording, label: str, options: dict) -> None:
         schedule.step()
     outputs = {k: r.store(f"{label}/{k}", torch.tensor(v)) for k, v in seen.items()}
     outputs |= {f"parameter/{k}": r.store(f"{label}/parameter/{k}", p) for k, p in model.named_parameters()}
-    r.cases.append({"name": label, "op": options["optimizer"], "attributes": {"model": label, "steps": STEPS, "batches": len(batches), **options},
+    r.cases.append({"name": f"model {label}", "op": "model", "attributes": {"model": label, "steps": STEPS, "batches": len(batches), **options},
                     "inputs": inputs, "outputs": outputs})
 
 
-#            options as ours spell them, then transformers' own
-FACTORS = [("constant", {}, {}), ("constant_with_warmup", {}, {}), ("linear", {}, {}), ("cosine", {}, {}), ("cosine", {"numCycles": 1.5}, {"num_cycles": 1.5}),
-           ("cosine_with_restarts", {"numCycles": 3}, {"num_cycles": 3}), ("polynomial", {"power": 2, "endFactor": 0.1}, {"power": 2, "lr_end": 0.1}),
-           ("inverse_sqrt", {}, {}), ("inverse_sqrt", {"timescaleSteps": 9}, {"timescale": 9}), ("cosine_with_min_lr", {"minFactor": 0.1}, {"min_lr_rate": 0.1}),
-           ("warmup_stable_decay", {"decaySteps": 7, "minFactor": 0.05}, {"num_decay_steps": 7, "min_lr_ratio": 0.05})]
-
-
-def record_schedule(r: Recording, name: str, options: dict, arguments: dict, steps: int = 23, warmup: int = 5) -> None:
-    """The factor on the base rate at every step, one past the end included."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    schedule = get_scheduler(name, optimizer, warmup, steps, scheduler_specific_kwargs=arguments)
-    factors = []
-    for _ in range(steps + 1):
-        factors.append(schedule.get_last_lr()[0])
-        optimizer.step()
-        schedule.step()
-    label = " ".join([f"schedule {name}", *(f"{k} {v}" for k, v in options.items())])
-    r.cases.append({"name": label, "op": "schedule", "attributes": {"schedule": name, "steps": steps, "warmupSteps": warmup, "options": options},
-                    "inputs": {}, "outputs": {"factors": r.store(label, torch.tensor(factors, dtype=torch.float64))}})
-
-
-def record(r: Recording) -> None:
-    for name, options, arguments in FACTORS:
-        record_schedule(r, name, options, arguments)
+def record_models(r: Recording) -> None:
     for label, options in RUNS.items():
         record_run(r, label, options)

@@ -1,18 +1,15 @@
-import {
-  AdamW,
-  clipGradNorm,
-  type NamedParameter,
-  type Optimizer,
-  type ScheduleOptions,
-  SGD,
-  scheduleByName,
-} from '@lorikeet/nn';
+import { AdamW, clipGradNorm, type NamedParameter, type ScheduleOptions, SGD, scheduleByName } from '@lorikeet/nn';
 import { openScope } from '@lorikeet/tensor';
-import { type CaseContext, type Finding, finding, tensorFinding } from './findings.ts';
-import { openModel, readBatch, sameNames } from './models.ts';
+import { runOpCase } from './family-ops.ts';
+import { type CaseContext, type FamilyRunner, type Finding, finding } from './findings.ts';
+import { openModel, readBatch } from './models.ts';
+import { runInitialiser } from './nn-initialisers.ts';
+import { moduleCalls, runDropoutLaw } from './nn-modules.ts';
+import { runClipping, runOptimizerCase } from './nn-optimizers.ts';
 import { modelLimit } from './tolerances.ts';
+import { parameterFindings, type Trajectory, trajectoryFindings } from './trajectories.ts';
 
-/** The options of a recorded run, as reference/optim.py names them. */
+/** The options of a recorded run, as reference/nn_model.py names them. */
 interface RunOptions {
   readonly model: string;
   readonly steps: number;
@@ -29,16 +26,23 @@ interface RunOptions {
   readonly momentum: number;
 }
 
-/** What a run shows at each step. */
-export interface Trajectory {
-  readonly loss: number[];
-  readonly gradNorm: number[];
-  readonly learningRate: number[];
-}
+const runners: Readonly<Record<string, FamilyRunner>> = {
+  clipGradNorm: runClipping,
+  dropoutLaw: runDropoutLaw,
+  initialiser: runInitialiser,
+  model: runSteps,
+  optimizer: runOptimizerCase,
+  schedule: async (context) => runSchedule(context),
+};
 
-/** A recorded case of the family: a schedule's factors, or a whole run. */
-export const runOptimCase = async (context: CaseContext): Promise<Finding[]> =>
-  context.testCase.op === 'schedule' ? runSchedule(context) : runSteps(context);
+/** A recorded case of the family: a module, first values, an optimizer's steps, a schedule's factors, or a model's training. */
+export async function runNnCase(context: CaseContext): Promise<Finding[]> {
+  const { op } = context.testCase;
+  if (op in moduleCalls) return runOpCase(context);
+  const run = runners[op];
+  if (!run) throw new TypeError(`conformance: family nn must know ${op}: it does not. Add it to family-nn.ts.`);
+  return run(context);
+}
 
 /** A schedule's factors step by step: arithmetic on the host, the same on every backend. */
 function runSchedule({ recording, testCase, backend }: CaseContext): Finding[] {
@@ -49,7 +53,7 @@ function runSchedule({ recording, testCase, backend }: CaseContext): Finding[] {
     options: ScheduleOptions;
   };
   const factor = scheduleByName(schedule);
-  const factors = Array.from({ length: steps + 1 }, (_, step) => factor(step, steps, warmupSteps, options));
+  const factors = Array.from({ length: steps + 2 }, (_, step) => factor(step, steps, warmupSteps, options));
   const expected = recording.tensor(testCase.outputs.factors!);
   return [finding('factors', factors, expected, modelLimit('learningRate', backend.name))];
 }
@@ -61,7 +65,7 @@ async function runSteps(context: CaseContext): Promise<Finding[]> {
   using model = await openModel(recording, o.model, backend);
   const parameters = model.namedParameters();
   for (const { tensor } of parameters) tensor.requiresGrad = true;
-  using optimizer: Optimizer = makeOptimizer(parameters, o);
+  using optimizer = makeOptimizer(parameters, o);
   const factor = scheduleByName(o.schedule === 'constant' ? 'constant_with_warmup' : o.schedule);
   const batches = Array.from({ length: o.batches }, (_, i) => readBatch(context, `batch${i}/`));
   const seen: Trajectory = { loss: [], gradNorm: [], learningRate: [] };
@@ -81,34 +85,8 @@ async function runSteps(context: CaseContext): Promise<Finding[]> {
   return [...trajectoryFindings(context, seen), ...(await parameterFindings(context, parameters))];
 }
 
-function makeOptimizer(parameters: ConstructorParameters<typeof AdamW>[0], o: RunOptions): AdamW | SGD {
+function makeOptimizer(parameters: readonly NamedParameter[], o: RunOptions): AdamW | SGD {
   const shared = { lr: o.learningRate, weightDecay: o.weightDecay };
   if (o.optimizer === 'SGD') return new SGD(parameters, { ...shared, momentum: o.momentum });
   return new AdamW(parameters, { ...shared, betas: [o.beta1, o.beta2], eps: o.epsilon });
-}
-
-/** Loss, grad norm and learning rate of every step. */
-export function trajectoryFindings({ recording, testCase, backend }: CaseContext, seen: Trajectory): Finding[] {
-  const compared = { loss: 'lossTrajectory', gradNorm: 'gradNorm', learningRate: 'learningRate' } as const;
-  return Object.entries(compared).map(([name, quantity]) => {
-    const expected = recording.tensor(testCase.outputs[name]!);
-    return finding(`${name} by step`, seen[name as keyof Trajectory], expected, modelLimit(quantity, backend.name));
-  });
-}
-
-/** The parameters as training left them. */
-export async function parameterFindings(
-  { recording, testCase, backend }: CaseContext,
-  parameters: readonly NamedParameter[],
-): Promise<Finding[]> {
-  const recorded = Object.entries(testCase.outputs).filter(([name]) => name.startsWith('parameter/'));
-  const byName = new Map(parameters.map(({ path, tensor }) => [`parameter/${path}`, tensor]));
-  sameNames(
-    [...byName.keys()],
-    recorded.map(([name]) => name),
-  );
-  const limit = modelLimit('trainedParameter', backend.name);
-  return Promise.all(
-    recorded.map(([name, key]) => tensorFinding(name, byName.get(name)!, recording.tensor(key), limit)),
-  );
 }
