@@ -11,6 +11,7 @@ import { generateCommand } from './commands/generate.ts';
 import { initCommand } from './commands/init.ts';
 import { inspectCommand } from './commands/inspect.ts';
 import { mergeCommand } from './commands/merge.ts';
+import { planCommand } from './commands/plan.ts';
 import { quantizeCommand } from './commands/quantize.ts';
 import { scoreCommand } from './commands/score.ts';
 import { trainCommand } from './commands/train.ts';
@@ -21,6 +22,7 @@ import { version } from './version.ts';
 const commands = [
   demoCommand,
   initCommand,
+  planCommand,
   trainCommand,
   evalCommand,
   chatCommand,

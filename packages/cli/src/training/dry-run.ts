@@ -1,8 +1,25 @@
 /** The bytes of a run, from running its own step without arithmetic: what `plan` shows and what `train` checks first. */
-import { applyLora, type LoraConfig } from '@lorikeet/lora';
-import type { LinearFactory } from '@lorikeet/nn';
+import {
+  applyLora,
+  type BitsAndBytesConfig,
+  completeBitsAndBytesConfig,
+  Int8Linear,
+  isQuantizedPath,
+  type LoraConfig,
+  QuantizedLinear,
+} from '@lorikeet/lora';
+import { denseLinear, type LinearFactory } from '@lorikeet/nn';
 import { buildPhi3, causalLoss, type Phi3Config, type Phi3ForCausalLM } from '@lorikeet/phi3';
-import { type Backend, bytesPerElement, type DType, dryRunBackend, memory, scope, zeros } from '@lorikeet/tensor';
+import {
+  type Backend,
+  bytesPerElement,
+  type DType,
+  dryRunBackend,
+  memory,
+  scope,
+  type Tensor,
+  zeros,
+} from '@lorikeet/tensor';
 import { type Batch, planMemory, type ResolvedOptions, type StepMemory } from '@lorikeet/trainer';
 import { evaluateBatches } from '../model/measure.ts';
 
@@ -18,8 +35,8 @@ export interface DryRunInput {
   readonly modelConfig: Phi3Config;
   /** The dtype in which a tensor of the checkpoint is kept. */
   readonly dtypeOf: (path: string) => DType;
-  /** Makes the linear layers. Default: dense. */
-  readonly linear?: LinearFactory | undefined;
+  /** How linears are quantized. Default: not. */
+  readonly quantization?: BitsAndBytesConfig | undefined;
   readonly lora: LoraConfig;
   readonly options: ResolvedOptions;
   /** The largest micro-batch of the run. */
@@ -35,9 +52,44 @@ function zerosOf(byteLength: number): Uint8Array {
   return zeroBytes.subarray(0, byteLength);
 }
 
+/** Scales that share a scale of their own. */
+const nestedBlocksize = 256;
+
+/** Quantized linears of the right sizes, made without weights to quantize. */
+function dryQuantized(config: BitsAndBytesConfig): LinearFactory {
+  const complete = completeBitsAndBytesConfig(config);
+  const { bnb4bitQuantType: quantType, bnb4bitUseDoubleQuant, blocksize, llmInt8Threshold: threshold } = complete;
+  const dense = denseLinear();
+  return (request) => {
+    const { path, inFeatures, outFeatures, backend } = request;
+    if (!isQuantizedPath(path, config)) return dense(request);
+    const of = (shape: readonly number[], dtype: DType): Tensor => zeros(shape, { backend, dtype });
+    const shape = [outFeatures, inFeatures] as const;
+    if (complete.loadIn8bit)
+      return new Int8Linear(
+        { quantized: of(shape, 'i8'), absmax: of([outFeatures], 'f32'), dtype: 'bf16' },
+        { threshold },
+      );
+    const count = outFeatures * inFeatures;
+    const blocks = Math.ceil(count / blocksize);
+    const nested = {
+      absmax: of([Math.ceil(blocks / nestedBlocksize)], 'f32'),
+      code: of([256], 'f32'),
+      offset: 0,
+      blocksize: nestedBlocksize,
+    };
+    return new QuantizedLinear({
+      packed: of([(count + 1) >> 1, 1], 'u8'),
+      absmax: of([blocks], bnb4bitUseDoubleQuant ? 'u8' : 'f32'),
+      nested: bnb4bitUseDoubleQuant ? nested : undefined,
+      ...{ quantType, blocksize, shape, dtype: 'bf16' as const },
+    });
+  };
+}
+
 /** A model of these shapes on a backend that only counts. */
 async function dryModel(input: DryRunInput): Promise<Phi3ForCausalLM> {
-  const { modelConfig, dtypeOf, linear } = input;
+  const { modelConfig, dtypeOf, quantization } = input;
   const bytesOf = (shape: readonly number[], dtype: DType): number =>
     bytesPerElement[dtype] * shape.reduce((product, n) => product * n, 1);
   return buildPhi3(
@@ -52,7 +104,7 @@ async function dryModel(input: DryRunInput): Promise<Phi3ForCausalLM> {
         readRows: async (start, end) => zerosOf(bytesOf([end - start, ...shape.slice(1)], dtype)),
       };
     },
-    { backend: dryRunBackend(input.backend), linear },
+    { backend: dryRunBackend(input.backend), ...(quantization && { linear: dryQuantized(quantization) }) },
   );
 }
 

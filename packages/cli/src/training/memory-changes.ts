@@ -1,4 +1,5 @@
 /** What a run could do with less, each change priced by a dry run of its own. */
+import { qloraConfig } from '@lorikeet/lora';
 import { type Batch, collate, type MemoryChange } from '@lorikeet/trainer';
 import { type Checkpointing, type DryRunInput, dryRun } from './dry-run.ts';
 import type { PreparedRun } from './prepare-run.ts';
@@ -34,6 +35,10 @@ function candidatesFor({ config, dry, checkpointing }: PreparedRun): Candidate[]
       change: `set ${checkpointing.gradientCheckpointing ? '' : 'training.gradientCheckpointing: true and '}training.activationStorage: bf16`,
       checkpointing: { gradientCheckpointing: true, activationStorage: 'bf16' },
     });
+  if (!dry.quantization)
+    list.push({ change: 'set quantization.loadIn4bit: true (QLoRA)', dry: { quantization: qloraConfig } });
+  if (dry.options.optim.startsWith('adamw_torch'))
+    list.push({ change: 'set training.optim: adamw_8bit', dry: { options: { ...dry.options, optim: 'adamw_8bit' } } });
   const half = halfOf(dry.batch);
   if (half && size > 1)
     list.push({

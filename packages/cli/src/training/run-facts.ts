@@ -18,6 +18,7 @@ import {
 import type { ResolvedConfig } from '../config/schema.ts';
 import { exitCodes, withExitCode } from '../errors.ts';
 import { deviceMemory } from '../model/device-memory.ts';
+import { baseQuantization } from '../model/quantization.ts';
 import { type Checkpointing, type DryRunInput, dryRun } from './dry-run.ts';
 
 /** The linears of a Phi-3 by path, as shapes: enough to say which of them a configuration means. */
@@ -79,21 +80,24 @@ function largestBatch(batches: BatchSource, microBatches: number): Batch {
   return largest;
 }
 
+/** The dtype of a weight in memory; codes of a quantized one stand for values of 16 bits. */
+const keptDType = (stored: string | undefined): DType =>
+  stored === 'f16' ? 'f16' : stored === 'bf16' || stored === 'u8' || stored === 'i8' ? 'bf16' : 'f32';
+
 /** Everything a dry run of a configuration needs. */
 export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
   const { files, backend, config, options, modelConfig, lora, batches, evalExamples } = input;
   const reader = await openCheckpoint(files, config.model.path);
   const { totalSteps } = planSteps(batches.batchesPerEpoch, options);
+  const { config: quantization } = await baseQuantization(files, config.model.path, config.quantization);
   const evalBatches = [...evaluationBatches(evalExamples, config.training.perDeviceEvalBatchSize)];
   return {
     backend,
     modelConfig,
     lora,
     options,
-    dtypeOf: (path) => {
-      const stored = reader.entries.get(path)?.dtype;
-      return stored === 'f16' || stored === 'bf16' ? stored : ('f32' satisfies DType);
-    },
+    quantization,
+    dtypeOf: (path) => keptDType(reader.entries.get(path)?.dtype),
     batch: largestBatch(batches, totalSteps * options.gradientAccumulationSteps),
     evalBatch: evalBatches.sort((a, b) => b.ids.length - a.ids.length)[0],
   };
