@@ -143,7 +143,7 @@ async function* sumRows(
         scope(() =>
           rows
             .cast('f32')
-            .add(b.slice(0, start, end).matmul(a).mul(scaling))
+            .add(b.slice(0, start, end).mul(scaling).matmul(a))
             .cast(dtype),
         ),
       );

@@ -92,7 +92,7 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
 
   /** s B A [out, in] or rows of it, in f32. */
   deltaWeight(rows: readonly [start: number, end: number] = [0, this.outFeatures]): Tensor {
-    return scope(() => this.lora_B.weight.slice(0, rows[0], rows[1]).matmul(this.lora_A.weight).mul(this.scaling));
+    return scope(() => this.lora_B.weight.slice(0, rows[0], rows[1]).mul(this.scaling).matmul(this.lora_A.weight));
   }
 
   /** W + s B A: what the layer multiplies by without dropout. */
