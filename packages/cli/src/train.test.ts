@@ -103,7 +103,7 @@ describe('train', () => {
 
 describe('after training', () => {
   test('eval compares base and tuned on the same rows', async () => {
-    const ended = await run(['eval', '-c', 'run.yaml', '--exact', '--samples', '2', '--json']);
+    const ended = await run(['eval', '-c', 'run.yaml', '--exact', '--rouge', '--samples', '2', '--json']);
     const object = oneObject(ended.stdout);
     expect(object).toMatchObject({
       command: 'eval',
@@ -111,10 +111,16 @@ describe('after training', () => {
       verdict: 'better',
       base: { exactMatch: 0 },
       exactMatchVerdict: expect.stringMatching(/no measurable gain|better/),
+      rougeLVerdict: expect.stringMatching(/no measurable gain|better/),
     });
     const { base, tuned: after, lossDifference } = object as unknown as Record<string, Record<string, number>>;
     expect(after!.loss).toBeLessThan(base!.loss!);
     expect(lossDifference!.high).toBeLessThan(0);
+    for (const type of ['rouge1', 'rouge2', 'rougeL', 'rougeLsum']) {
+      const { low, mid, high } = (after as unknown as { rouge: Record<string, Record<string, number>> }).rouge[type]!;
+      expect([low, mid, high]).toEqual([low, mid, high].toSorted((a, b) => a! - b!));
+      expect(high).toBeLessThanOrEqual(1);
+    }
     expect(object.samples).toHaveLength(2);
   });
 

@@ -34,5 +34,14 @@ export {
   type TrainingOptions,
 } from './options.ts';
 export { planMemory, type StepMemory } from './plan-memory.ts';
+export {
+  type AggregateOptions,
+  aggregateRouge,
+  type RougeInterval,
+  type RougeOptions,
+  type RougeScore,
+  type RougeType,
+  rouge,
+} from './rouge/rouge.ts';
 export { EventFile } from './tensorboard.ts';
 export { type TrainBatches, train } from './train.ts';

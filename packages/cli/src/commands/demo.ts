@@ -84,7 +84,7 @@ async function measureBase(
   };
   return withBackend(flags, async (backend) => {
     const opened = await openModel(files, { modelDir: config.model.path, adapterDir: undefined }, backend, output);
-    return measureModel(opened, heldOut, { batchSize: evalBatchRows, exact: true, tuned: false });
+    return measureModel(opened, heldOut, { batchSize: evalBatchRows, answers: true, tuned: false });
   });
 }
 

@@ -14,6 +14,7 @@ import {
 } from '../command.ts';
 import { loadConfig } from '../config/load-config.ts';
 import { userError } from '../errors.ts';
+import { type AnswerRouge, rougeNumbers, rougeTypes } from '../model/answer-rouge.ts';
 import { choosesTemplate } from '../model/chat-template.ts';
 import { requireFile } from '../model/load-tokenizer.ts';
 import { type HeldOut, type Measured, measureModel } from '../model/measure.ts';
@@ -33,6 +34,7 @@ interface EvalFlags extends DeviceOptions, QuantizationFlags {
   readonly data?: string;
   readonly chatTemplate?: string;
   readonly exact?: boolean;
+  readonly rouge?: boolean;
   readonly samples: number;
   readonly only?: 'base' | 'tuned';
   readonly limit?: number;
@@ -51,7 +53,8 @@ export function evalCommand(begin: Begin): Command {
     .option('-c, --config <file>', 'configuration of the run: its model, its held-out rows, its adapter')
     .option('-d, --data <file>', 'held-out rows, instead of those of the configuration')
     .option('--exact', 'also generate every answer and count those that are exactly right')
-    .option('--samples <n>', 'with --exact: answers to show', wholeNumber(0), 0)
+    .option('--rouge', 'also generate every answer and score it with ROUGE-1, -2, -L and -Lsum (words of a-z and 0-9)')
+    .option('--samples <n>', 'with --exact or --rouge: answers to show', wholeNumber(0), 0)
     .addOption(new Option('--only <which>', 'measure one of the two').choices(['base', 'tuned']))
     .option('--limit <n>', 'measure only the first rows', wholeNumber(1))
     .option(
@@ -62,13 +65,13 @@ export function evalCommand(begin: Begin): Command {
     .option('--batch-size <n>', 'rows of a batch', wholeNumber(1), 8)
     .action(async (flags: EvalFlags) => {
       const { files, output } = begin({ ...flags });
-      if (flags.samples > 0 && !flags.exact)
-        throw userError('--samples: shows generated answers: add --exact.', { where: '--samples' });
+      if (flags.samples > 0 && !flags.exact && !flags.rouge)
+        throw userError('--samples: shows generated answers: add --exact or --rouge.', { where: '--samples' });
       const subject = await findSubject(files, flags, output);
       if (subject.paths.adapterDir === undefined && flags.only === 'tuned')
         throw userError('--only tuned: needs an adapter: none was given.', { fix: 'Add --adapter DIR.' });
       const [base, tuned] = await measureBoth(files, subject, flags, output);
-      const { object, text } = report(base, tuned, flags.samples, output.columns);
+      const { object, text } = report(base, tuned, flags, output.columns);
       output.result({ command: 'eval', data: subject.path, ...object });
       output.print(text);
     });
@@ -116,7 +119,8 @@ async function measureBoth(files: FileSystem, subject: Subject, flags: EvalFlags
     const measure = (tuned: boolean): Promise<Measured> =>
       measureModel(opened, subject, {
         batchSize: flags.batchSize,
-        exact: flags.exact ?? false,
+        answers: (flags.exact || flags.rouge) ?? false,
+        rouge: flags.rouge ?? false,
         tuned,
         onProgress: (line) => output.progress(line),
       });
@@ -127,13 +131,17 @@ async function measureBoth(files: FileSystem, subject: Subject, flags: EvalFlags
 }
 
 /** The numbers of one model. */
-const numbersOf = ({ evaluation: { evalLoss, perplexity, tokenAccuracy, tokens }, answered }: Measured) => ({
-  loss: evalLoss,
-  perplexity,
-  tokenAccuracy,
-  tokens,
-  ...(answered ? { exactMatch: answered.exactMatch } : {}),
-});
+const numbersOf = (measured: Measured, { exact }: EvalFlags) => {
+  const { evalLoss, perplexity, tokenAccuracy, tokens } = measured.evaluation;
+  return {
+    loss: evalLoss,
+    perplexity,
+    tokenAccuracy,
+    tokens,
+    ...(exact ? { exactMatch: measured.answered!.exactMatch } : {}),
+    ...(measured.rouge ? { rouge: rougeNumbers(measured.rouge) } : {}),
+  };
+};
 
 const intervalOf = ({ difference, low, high, confidence }: BootstrapDifference) => ({
   difference,
@@ -150,24 +158,31 @@ function verdictOf({ conclusive, difference }: BootstrapDifference, lowerIsBette
   return difference < 0 === lowerIsBetter ? 'better' : 'worse';
 }
 
-function report(base: Measured | undefined, tuned: Measured | undefined, samples: number, columns: number) {
+function report(base: Measured | undefined, tuned: Measured | undefined, flags: EvalFlags, columns: number) {
   const object: Record<string, unknown> = { rows: (base ?? tuned)!.evaluation.rows.length };
-  if (base) object.base = numbersOf(base);
-  if (tuned) object.tuned = numbersOf(tuned);
-  const lines = [tableOf(base, tuned)];
+  if (base) object.base = numbersOf(base, flags);
+  if (tuned) object.tuned = numbersOf(tuned, flags);
+  const lines = [tableOf(base, tuned, flags)];
   if (base && tuned) {
     const loss = bootstrapDifference(base.evaluation.rows, tuned.evaluation.rows);
     const verdict = verdictOf(loss, true);
     Object.assign(object, { lossDifference: intervalOf(loss), verdict });
     lines.push('', intervalLine('loss', loss, verdict));
   }
-  if (base?.answered && tuned?.answered) {
+  if (flags.exact && base?.answered && tuned?.answered) {
     const exact = bootstrapDifference(base.answered.matches, tuned.answered.matches);
     const verdict = verdictOf(exact, false);
     Object.assign(object, { exactMatchDifference: intervalOf(exact), exactMatchVerdict: verdict });
     lines.push(intervalLine('exact match', exact, verdict));
   }
-  const shown = samplesOf(base, tuned, samples);
+  if (base?.rouge && tuned?.rouge) {
+    const fmeasures = ({ rougeL: scores }: AnswerRouge) => scores.map(({ fmeasure }) => fmeasure);
+    const rougeL = bootstrapDifference(fmeasures(base.rouge), fmeasures(tuned.rouge));
+    const verdict = verdictOf(rougeL, false);
+    Object.assign(object, { rougeLDifference: intervalOf(rougeL), rougeLVerdict: verdict });
+    lines.push(intervalLine('ROUGE-L', rougeL, verdict));
+  }
+  const shown = samplesOf(base, tuned, flags.samples);
   if (shown.length > 0) {
     object.samples = shown;
     lines.push('', sampleTable(shown, columns));
@@ -184,7 +199,7 @@ function intervalLine(
   return `${name}: ${signed(difference)}, ${Math.round(confidence * 100)} % interval ${signed(low)} to ${signed(high)}: ${verdict}`;
 }
 
-function tableOf(base: Measured | undefined, tuned: Measured | undefined): string {
+function tableOf(base: Measured | undefined, tuned: Measured | undefined, { exact }: EvalFlags): string {
   const models = [base, tuned].filter((measured) => measured !== undefined);
   const titles = [...(base ? ['base'] : []), ...(tuned ? ['tuned'] : [])];
   const row = (name: string, pick: (measured: Measured) => string): string[] => [name, ...models.map(pick)];
@@ -197,7 +212,12 @@ function tableOf(base: Measured | undefined, tuned: Measured | undefined): strin
       row('loss', ({ evaluation }) => evaluation.evalLoss.toFixed(4)),
       row('perplexity', ({ evaluation }) => evaluation.perplexity.toFixed(2)),
       row('token accuracy', ({ evaluation }) => formatPercent(evaluation.tokenAccuracy)),
-      ...(models[0]!.answered ? [row('exact match', ({ answered }) => formatPercent(answered!.exactMatch))] : []),
+      ...(exact ? [row('exact match', ({ answered }) => formatPercent(answered!.exactMatch))] : []),
+      ...(models[0]!.rouge
+        ? rougeTypes.map((type) =>
+            row(`${type.replace('rouge', 'ROUGE-')} F1`, (m) => rougeNumbers(m.rouge!)[type]!.mid.toFixed(4)),
+          )
+        : []),
     ],
   );
 }

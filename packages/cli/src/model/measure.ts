@@ -12,6 +12,7 @@ import {
   tokenizeRows,
 } from '@lorikeet/trainer';
 import { CliError, exitCodes, userError, withExitCode } from '../errors.ts';
+import { type AnswerRouge, answerRouge } from './answer-rouge.ts';
 import { needsTemplate, requireTemplate } from './chat-template.ts';
 import { type Answered, answerQuestions, type Question, questionOf } from './exact-answers.ts';
 import type { OpenedModel } from './open-model.ts';
@@ -45,7 +46,9 @@ export interface HeldOut {
 export interface MeasureOptions {
   readonly batchSize: number;
   /** Also generate every answer. */
-  readonly exact: boolean;
+  readonly answers: boolean;
+  /** With `answers`: score them with ROUGE. */
+  readonly rouge?: boolean;
   /** Whether the adapter is on. */
   readonly tuned: boolean;
   readonly onProgress?: (line: string) => void;
@@ -53,16 +56,17 @@ export interface MeasureOptions {
 
 export interface Measured {
   readonly evaluation: Evaluation;
-  /** With `exact`: questions and answers, in the same order. */
+  /** With `answers`: questions and answers, in the same order. */
   readonly questions?: readonly Question[];
   readonly answered?: Answered;
+  readonly rouge?: AnswerRouge;
 }
 
 /** Measures the base (adapter off) or the tuned model (adapter on). */
 export async function measureModel(
   { model, tokenizer, adapter }: OpenedModel,
   { rows, path, lossOn, maxLength }: HeldOut,
-  { batchSize, exact, tuned, onProgress = () => undefined }: MeasureOptions,
+  { batchSize, answers, rouge = false, tuned, onProgress = () => undefined }: MeasureOptions,
 ): Promise<Measured> {
   if (needsTemplate(rows)) requireTemplate(tokenizer, 'eval', 'option');
   if (adapter) setAdapterEnabled(model, tuned);
@@ -75,12 +79,12 @@ export async function measureModel(
   });
   onProgress(`measuring the ${tuned ? 'tuned' : 'base'} model on ${examples.length} held-out rows`);
   const evaluation = await evaluatePhi3(model, examples, batchSize);
-  if (!exact) return { evaluation };
+  if (!answers) return { evaluation };
   const questions = await withExitCode(exitCodes.data, () => rows.flatMap((row) => questionOf(row, tokenizer) ?? []));
   if (questions.length === 0)
-    throw userError('--exact: needs rows with an answer: these are plain text.', {
+    throw userError('eval: --exact and --rouge need rows with an answer: these are plain text.', {
       where: path,
-      fix: 'Leave out --exact.',
+      fix: 'Leave both out.',
     });
   const answered = await withExitCode(exitCodes.user, () =>
     answerQuestions(model, tokenizer, questions, {
@@ -89,5 +93,5 @@ export async function measureModel(
       },
     }),
   );
-  return { evaluation, questions, answered };
+  return { evaluation, questions, answered, ...(rouge ? { rouge: answerRouge(questions, answered) } : {}) };
 }

@@ -33,6 +33,18 @@ function seedWords(seed: number, count: number): Uint32Array {
   });
 }
 
+/**
+ * A whole number in 0 .. most, each equally likely: NumPy draws as many bits as `most` has until they fit. `most` is below 2^32.
+ */
+export function drawUpTo(most: number, uint32: () => number): number {
+  if (most === 0) return 0;
+  const mask = 0xffffffff >>> Math.clz32(most);
+  for (;;) {
+    const value = (uint32() & mask) >>> 0;
+    if (value <= most) return value;
+  }
+}
+
 /** The generator that `numpy.random.default_rng(seed)` makes. */
 export class NumpyGenerator {
   #state: bigint;
@@ -75,21 +87,11 @@ export class NumpyGenerator {
     return Number(drawn & 0xffffffffn);
   }
 
-  /** A whole number in 0 .. most, each equally likely: as many bits as `most` has, drawn until they fit. `most` is below 2^32. */
-  interval(most: number): number {
-    if (most === 0) return 0;
-    const mask = 0xffffffff >>> Math.clz32(most);
-    for (;;) {
-      const value = (this.uint32() & mask) >>> 0;
-      if (value <= most) return value;
-    }
-  }
-
   /** `Generator.permutation(n)`: 0 .. n-1 in random order. */
   permutation(n: number): Int32Array {
     const order = Int32Array.from({ length: n }, (_, i) => i);
     for (let i = n - 1; i > 0; i--) {
-      const j = this.interval(i);
+      const j = drawUpTo(i, () => this.uint32());
       [order[i], order[j]] = [order[j]!, order[i]!];
     }
     return order;
