@@ -146,6 +146,16 @@ export const rmsNormGradOp = defineOp<'grad' | 'x' | 'weight', Epsilon>({
 /** x * rsqrt(mean(x^2) + eps) * weight [d] over the last axis; see rmsNormOp. */
 export const rmsNorm = (x: Tensor, weight: Tensor, eps: number): Tensor => rmsNormOp.apply({ x, weight }, { eps })[0]!;
 
+/** (x - mean) * scale and scale = rsqrt(variance + eps) over the last axis, at least in f32. */
+const standardized = (x: Tensor, eps: number): { normal: Tensor; scale: Tensor } => {
+  const w = wide(x);
+  // Twice: the rounding of a mean far from 0 is an error of every difference, and the second mean is that error.
+  const near = w.sub(w.mean(-1, keep));
+  const centered = near.sub(near.mean(-1, keep));
+  const scale = centered.mul(centered).mean(-1, keep).add(eps).rsqrt();
+  return { normal: centered.mul(scale), scale };
+};
+
 /** (x - mean) * rsqrt(variance + eps) * weight + bias over the last axis (Ba et al. 2016; biased variance). */
 export const layerNormOp = defineOp<'x' | 'weight' | 'bias', Epsilon>({
   name: 'layerNorm',
@@ -154,11 +164,23 @@ export const layerNormOp = defineOp<'x' | 'weight' | 'bias', Epsilon>({
     checkWeight('layerNorm', x, weight, bias);
     return { shape: x.shape, dtype: promote(x.dtype, weight.dtype) };
   },
-  compose: ({ x, weight, bias }, { eps }) => {
-    const w = wide(x);
-    const centered = w.sub(w.mean(-1, keep));
-    const scale = centered.mul(centered).mean(-1, keep).add(eps).rsqrt();
-    return centered.mul(scale).mul(wide(weight)).add(wide(bias)).cast(promote(x.dtype, weight.dtype));
+  compose: ({ x, weight, bias }, { eps }) =>
+    standardized(x, eps).normal.mul(wide(weight)).add(wide(bias)).cast(promote(x.dtype, weight.dtype)),
+  gradient: {
+    x: {
+      saves: ['x', 'weight'],
+      rule: ({ grad, saved, attributes: { eps } }) => {
+        const { normal, scale } = standardized(saved.x!, eps);
+        const g = grad.mul(saved.weight!);
+        // What cancels is taken apart before it is scaled: torch's layer_norm_backward, and better than the chain of the composition.
+        return scale.mul(g.sub(g.mean(-1, keep)).sub(normal.mul(g.mul(normal).mean(-1, keep))));
+      },
+    },
+    weight: {
+      saves: ['x'],
+      rule: ({ grad, saved, attributes: { eps } }) => grad.mul(standardized(saved.x!, eps).normal),
+    },
+    bias: { rule: ({ grad }) => grad },
   },
   samples: [
     { inputs: { x: { shape: [3, 9] }, weight: { shape: [9] }, bias: { shape: [9] } }, attributes: { eps: 1e-5 } },
