@@ -2,7 +2,7 @@ import { openScope, type Tensor, zeros } from '@lorikeet/tensor';
 import type { Magnitude } from './compare.ts';
 import { type CaseContext, type Finding, numbersOf, SkipCase, tensorFinding, upload, verdict } from './findings.ts';
 import { opCall } from './ops.ts';
-import { type Limit, opLimit, type Quantity } from './tolerances.ts';
+import { decisiveDType, type Limit, opLimit, type Quantity } from './tolerances.ts';
 
 /** One op: its outputs, and the gradient of every recorded input from loss = sum(output * cotangent). */
 export async function runOpCase({ recording, testCase, backend }: CaseContext): Promise<Finding[]> {
@@ -25,15 +25,11 @@ export async function runOpCase({ recording, testCase, backend }: CaseContext): 
   const check = async (quantity: Quantity, name: string, actual: Tensor, key: string): Promise<void> => {
     const magnitude = magnitudeOf({ recording, testCase, backend }, name);
     const expected = recording.tensor(key);
+    const result = recording.tensor(Object.values(testCase.outputs)[0]!).dtype;
+    const dtype = decisiveDType(testCase.op, quantity, expected.dtype, result);
     const limit: Limit = testCase.tolerance
       ? { kind: 'each', ...testCase.tolerance }
-      : opLimit(
-          testCase.op,
-          quantity,
-          expected.dtype,
-          backend.name,
-          magnitude && (magnitude.rounded ? 'rounded' : 'products'),
-        );
+      : opLimit(testCase.op, quantity, dtype, backend.name, magnitude && (magnitude.rounded ? 'rounded' : 'products'));
     const what = quantity === 'gradient' ? `gradient of ${name}` : name;
     const torchError = testCase.torchErrors?.[name];
     const found = await tensorFinding(what, actual, expected, limit, magnitude);

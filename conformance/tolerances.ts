@@ -62,6 +62,13 @@ const byDtype: Readonly<Partial<Record<DType, Limit>>> = {
   i8: exact,
 };
 
+/** Ops whose gradient reads their result: in half precision its rounding may fall to either side, and the gradient with it. */
+const readsResult: ReadonlySet<string> = new Set(['exp', 'sqrt', 'rsqrt', 'tanh', 'sigmoid', 'softmax', 'logSoftmax']);
+
+/** The dtype that decides how near a result can be: its own, or that of the result which a gradient reads. */
+export const decisiveDType = (op: string, quantity: Quantity, own: DType, result: DType): DType =>
+  quantity === 'gradient' && readsResult.has(op) ? result : own;
+
 /** What a recording knows about the terms of a sum: those of a product are exact before they are added. */
 export type Terms = 'products' | 'rounded' | undefined;
 
