@@ -201,6 +201,9 @@ export const v128 = {
   load16x4u: vectorLoad(0x04, 1),
   load32Splat: vectorLoad(0x09, 2),
   load32Zero: vectorLoad(0x5c, 0),
+  /** The vector with one 32-bit lane read from memory. */
+  load32Lane: (address: Int, value: V128, lane: number) =>
+    make('v128', int(address).bytes, value.bytes, simd(0x56), memoryOperand(0, 0), [lane]),
   load64Zero: vectorLoad(0x5d, 0),
   const: (bytes: readonly number[]) => make('v128', simd(0x0c), bytes),
   shuffle: (a: V128, b: V128, lanes: readonly number[]) => make('v128', a.bytes, b.bytes, simd(0x0d), lanes),
@@ -220,6 +223,7 @@ export const lanes32 = (...lanes: [number, number, number, number]) =>
   lanes.flatMap((lane) => [0, 1, 2, 3].map((byte) => lane * 4 + byte));
 
 export const i8x16 = {
+  narrowSigned: vectorBinary(0x65),
   narrowUnsigned: vectorBinary(0x66),
   /** Byte lane i = table[indices[i]], 0 where an index is 16 or more. */
   swizzle: vectorBinary(0x0e),
@@ -227,7 +231,11 @@ export const i8x16 = {
   relaxedSwizzle: vectorBinary(0x100),
 };
 export const i16x8 = {
+  narrowSigned: vectorBinary(0x85),
   narrowUnsigned: vectorBinary(0x86),
+  /** Products of signed bytes, of the low or high eight. */
+  multiplyLow: vectorBinary(0x9c),
+  multiplyHigh: vectorBinary(0x9d),
   shl: vectorShift(0x8b),
   shrU: vectorShift(0x8d),
 };
@@ -276,6 +284,10 @@ export const i32x4 = {
   maxU: vectorBinary(0xb9),
   truncSatS: vectorUnary(0xf8),
   truncSatU: vectorUnary(0xf9),
+  /** Sums of neighbouring signed 16-bit lanes. */
+  addPairs: vectorUnary(0x7e),
+  /** c + the products of four signed bytes of a with four bytes of b in 0 .. 127, summed in each lane. */
+  relaxedDot: (a: V128, b: V128, c: V128) => make('v128', a.bytes, b.bytes, c.bytes, simd(0x113)),
   /** Two f64 lanes to the two low integer lanes, the high ones zero. */
   truncSatSDouble: vectorUnary(0xfc),
 };
@@ -306,6 +318,10 @@ export const f32x4 = {
   div: vectorBinary(0xe7),
   min: vectorBinary(0xe8),
   max: vectorBinary(0xe9),
+  /** `b < a ? b : a`. */
+  pmin: vectorBinary(0xea),
+  /** `a < b ? b : a`. */
+  pmax: vectorBinary(0xeb),
   fromSigned: vectorUnary(0xfa),
   fromUnsigned: vectorUnary(0xfb),
   /** `a * b + c` rounded once where the machine has FMA. */

@@ -1,8 +1,20 @@
-import { dequantize4bit, fromBytes, matmul, matmul4bit, tensor, threefry2x32, type Weight4bit } from '@lorikeet/tensor';
+import {
+  code4bit,
+  dequantize4bit,
+  fromBytes,
+  matmul,
+  matmul4bit,
+  normal,
+  randomKey,
+  type Tensor,
+  tensor,
+  threefry2x32,
+  type Weight4bit,
+} from '@lorikeet/tensor';
 import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
 import { cpu } from './index.ts';
-import { drawFloats } from './testing/draw.ts';
+import { drawFloats, drawIntegers } from './testing/draw.ts';
 
 const near = await cpu({ threads: 2 });
 /** Every weight, also its absmax, lies in the 64-bit store. */
@@ -157,5 +169,73 @@ test('a second pair and a bias for one row', async () => {
   using want = plain.add(bias).add(second);
   using got = matmul4bit(a, weight, { add: [u, v], bias });
   expect(await got.data()).toEqual(await want.data());
+  dispose(weight);
+});
+
+/** absmax of every element: what the code 1 dequantizes to. */
+async function absmaxes(backend: typeof near, weight: Weight4bit): Promise<ArrayLike<number>> {
+  const one = code4bit(weight.quantType).indexOf(1);
+  const bytes = new Uint8Array(weight.packed.size).fill(one * 17);
+  using packed = fromBytes(bytes, { backend, shape: weight.packed.shape, dtype: 'u8' });
+  using dense = dequantize4bit({ ...weight, packed, dtype: 'f32' });
+  return dense.data();
+}
+
+test('int8: the product of bytes and 14-bit codes, each row as if it were alone', async () => {
+  const whole = weights.map((drawn) => ({ ...drawn, rowLength: Math.ceil(drawn.rowLength / 32) * 32 }));
+  await fc.assert(
+    fc.asyncProperty(whole, fc.integer({ min: 1, max: 4 }), async (drawn, m) => {
+      const { rowLength: k, out, quantType, seed } = drawn;
+      // Whole numbers whose largest magnitude in every group is 127 are bytes without loss.
+      const values = drawIntegers(m * k, seed + 5, 127).map((x, i) => (i % 32 === 5 ? 127 : x));
+      const code = code4bit(quantType).map((c) => Math.round(c * 8191) / 8191);
+      const results: Float32Array[] = [];
+      for (const backend of [near, far]) {
+        const weight = makeWeight(backend, drawn);
+        using a = tensor(values, { backend, shape: [m, k] });
+        using got = matmul4bit(a, weight, { computeDtype: 'int8' });
+        const all = (await got.data()) as Float32Array;
+        const packed = await weight.packed.data();
+        const absmax = await absmaxes(backend, weight);
+        for (let cell = 0; cell < all.length; cell++) {
+          const [row, column] = [Math.floor(cell / out), cell % out];
+          let [value, size] = [0, 0];
+          for (let p = 0; p < k; p++) {
+            const at = column * k + p;
+            const nibble = at % 2 === 0 ? packed[at >> 1]! >> 4 : packed[at >> 1]! & 15;
+            const term = values[row * k + p]! * code[nibble]! * absmax[at]!;
+            value += term;
+            size += Math.abs(term);
+          }
+          expect(Math.abs(all[cell]! - value)).toBeLessThanOrEqual(2e-6 * size);
+        }
+        for (let row = 0; row < m; row++) {
+          using alone = a.slice(0, row, row + 1);
+          using one = matmul4bit(alone, weight, { computeDtype: 'int8' });
+          expect(await one.data()).toEqual(all.subarray(row * out, (row + 1) * out));
+        }
+        results.push(all);
+        dispose(weight);
+      }
+      expect(results[1]).toEqual(results[0]);
+    }),
+    { numRuns: 100 },
+  );
+});
+
+test('int8 errs by less than 1 % on normal activations, and an infinity stays visible', async () => {
+  const drawn = { out: 256, rowLength: 3072, blocksize: 64, nestedBlocksize: 256, quantType: 'nf4', seed: 9 } as const;
+  const weight = makeWeight(near, { ...drawn, dtype: 'bf16' });
+  using a = normal([1, 3072], { backend: near, key: randomKey(4) });
+  using exact = matmul4bit(a, weight);
+  using got = matmul4bit(a, weight, { computeDtype: 'int8' });
+  using difference = got.sub(exact);
+  const norm = async (t: Tensor) => Math.hypot(...(await t.data()));
+  expect((await norm(difference)) / (await norm(exact))).toBeLessThan(0.01);
+  const values = (await a.data()) as Float32Array;
+  values[77] = Number.POSITIVE_INFINITY;
+  using broken = tensor(values, { backend: near, shape: [1, 3072] });
+  using result = matmul4bit(broken, weight, { computeDtype: 'int8' });
+  expect((await result.data()).every((x) => !Number.isFinite(x))).toBe(true);
   dispose(weight);
 });

@@ -1,13 +1,23 @@
 /** The op `matmul4bit`: the row kernels for a few rows, else the packed product from a weight in 4 bits, in both directions, with a second pair and a bias. */
 import type { Call, Layout4bit, Matmul4bitAttributes, Operand } from '@lorikeet/tensor';
+import { type MemoryShape, ModuleBuilder } from '../assembler.ts';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
-import { bytesPerElement, type FloatType } from './lanes.ts';
+import { bytesPerElement, type Features, type FloatType } from './lanes.ts';
 import { isFloatType, type Multiply, side } from './matmul-kernel.ts';
 import type { Pair } from './matmul-plan.ts';
-import { arrangeTask, maxRows, rows4bitModule, rowsTask, rowsWord } from './rows-4bit.ts';
+import { addRows, arrangeTask, maxRows, rowsTask, rowsWord } from './rows-4bit.ts';
+import {
+  addRowsInt8,
+  arrangeInt8Task,
+  arrangeInt8Word,
+  codePlanes,
+  int8BlockShift,
+  int8Word,
+  rowsInt8Task,
+} from './rows-4bit-int8.ts';
 import { throughFloats } from './through-floats.ts';
-import { fitsWeight, type PlacedWeight4bit, placedWeight, putWeight } from './weight-4bit.ts';
+import { absmaxFunction, fitsWeight, type PlacedWeight4bit, placedWeight, putWeight } from './weight-4bit.ts';
 
 /** Places of the op's inputs. */
 const at = { packed: 1, absmax: 2, end: 5, v: 6, bias: 7 } as const;
@@ -16,6 +26,33 @@ const bytesPerChunk = 128 * 1024;
 /** Rows of whole groups whose scales fit the scratch. */
 const fitsRows = ({ shape: [, k] }: Layout4bit): boolean => k % 32 === 0 && k > 0 && k <= 2 ** 20;
 
+/** Both kinds of row kernels. */
+function rowsModule(memory: MemoryShape, features: Features): ModuleBuilder {
+  const m = new ModuleBuilder(memory);
+  if (memory.storePages) m.importStore();
+  const absmax = absmaxFunction(m, Boolean(memory.storePages));
+  addRows(m, memory, features, absmax);
+  addRowsInt8(m, memory, features, absmax);
+  return m;
+}
+
+/** What both row kernels are told; `a` is arranged. */
+function rowsWords(out: Operand, weight: PlacedWeight4bit, a: number, bias: number): number[] {
+  const [m, n] = out.shape as [number, number];
+  const k = weight.layout.shape[1];
+  const words: number[] = [];
+  words[rowsWord.c] = addressOf(out);
+  words[rowsWord.cStride] = out.rowStride * 4;
+  words[rowsWord.m] = m;
+  words[rowsWord.n] = n;
+  words[rowsWord.rowsPerChunk] = Math.max(1, Math.floor(bytesPerChunk / (k / 2)));
+  words[rowsWord.bias] = bias;
+  words[rowsWord.a] = a;
+  words[rowsWord.aStride] = k * 4;
+  putWeight(words, rowsWord.weight, weight);
+  return words;
+}
+
 export function matmul4bitKernel(host: KernelHost, multiply: Multiply): Kernel {
   const { team, features } = host;
   const fits = ({ inputs, outputs, attributes }: Call): boolean => {
@@ -23,31 +60,50 @@ export function matmul4bitKernel(host: KernelHost, multiply: Multiply): Kernel {
     const floats = [a, u, v, bias, outputs[0]].filter((x) => x !== null && x !== undefined);
     return floats.every(({ dtype }) => isFloatType(dtype)) && fitsWeight(attributes as unknown as Matmul4bitAttributes);
   };
-  const tasks = lazyTasks(team, () => rows4bitModule(team.memory.shape, features));
+  const tasks = lazyTasks(team, () => rowsModule(team.memory.shape, features));
 
   /** C = A x W^T (+ bias) for a few rows of A. */
   const runRows = (a: Operand, weight: PlacedWeight4bit, out: Operand, bias: number): void => {
-    const { dtype, shape } = weight.layout;
-    const [[m], [n, k]] = [a.shape as [number], shape];
+    const { dtype } = weight.layout;
+    const [m, k] = a.shape as [number, number];
     const arranged = team.memory.allocate(m * k * 4);
     try {
-      const size = bytesPerElement[a.dtype as FloatType];
       const arrange = tasks()[arrangeTask(a.dtype as FloatType, dtype)]!;
-      team.run(arrange, [addressOf(a), a.rowStride * size, arranged, m, k], 1);
-      const rowsPerChunk = Math.max(1, Math.floor(bytesPerChunk / (k / 2)));
-      const words: number[] = [];
-      words[rowsWord.c] = addressOf(out);
-      words[rowsWord.cStride] = out.rowStride * 4;
-      words[rowsWord.m] = m;
-      words[rowsWord.n] = n;
-      words[rowsWord.rowsPerChunk] = rowsPerChunk;
-      words[rowsWord.bias] = bias;
-      words[rowsWord.a] = arranged;
-      words[rowsWord.aStride] = k * 4;
-      putWeight(words, rowsWord.weight, weight);
-      team.run(tasks()[rowsTask(dtype)]!, words, Math.ceil(n / rowsPerChunk));
+      team.run(arrange, [addressOf(a), a.rowStride * bytesPerElement[a.dtype as FloatType], arranged, m, k], 1);
+      const words = rowsWords(out, weight, arranged, bias);
+      team.run(tasks()[rowsTask(dtype)]!, words, Math.ceil(out.shape[1]! / words[rowsWord.rowsPerChunk]!));
     } finally {
       team.memory.release(arranged);
+    }
+  };
+
+  /** As runRows with A in signed bytes. */
+  const runInt8 = (a: Operand, weight: PlacedWeight4bit, out: Operand, bias: number): void => {
+    const { quantType, blocksize } = weight.layout;
+    const [m, k] = a.shape as [number, number];
+    const blockShift = int8BlockShift(k, blocksize);
+    const blocks = (m * k) >> blockShift;
+    const starts = team.memory.allocate(blocks * 20 + m * k);
+    const [scales, bytes] = [starts + blocks * 16, starts + blocks * 20];
+    try {
+      const given: number[] = [];
+      given[arrangeInt8Word.from] = addressOf(a);
+      given[arrangeInt8Word.fromStride] = a.rowStride * bytesPerElement[a.dtype as FloatType];
+      given[arrangeInt8Word.bytes] = bytes;
+      given[arrangeInt8Word.scales] = scales;
+      given[arrangeInt8Word.starts] = starts;
+      given[arrangeInt8Word.rows] = m;
+      given[arrangeInt8Word.k] = k;
+      given[arrangeInt8Word.blockShift] = blockShift;
+      team.run(tasks()[arrangeInt8Task(a.dtype as FloatType)]!, given, 1);
+      const words = rowsWords(out, weight, bytes, bias);
+      words[int8Word.scales] = scales;
+      words[int8Word.starts] = starts;
+      words[int8Word.blockShift] = blockShift;
+      for (const [i, word] of codePlanes(quantType).entries()) words[int8Word.planes + i] = word;
+      team.run(tasks()[rowsInt8Task]!, words, Math.ceil(out.shape[1]! / words[rowsWord.rowsPerChunk]!));
+    } finally {
+      team.memory.release(starts);
     }
   };
 
@@ -62,7 +118,8 @@ export function matmul4bitKernel(host: KernelHost, multiply: Multiply): Kernel {
     const second: Pair[] = u && v ? [{ a: side(u, false, 0), b: side(v, transposeB, 0), k: u.shape[1]! }] : [];
     const c = { address: addressOf(out), rowStride: out.rowStride, batchStride: 0 };
     if (m <= maxRows && transposeB && fitsRows(layout)) {
-      runRows(a!, weight, out, biasAddress);
+      const runFew = layout.computeDtype === 'int8' ? runInt8 : runRows;
+      runFew(a!, weight, out, biasAddress);
       if (second.length > 0) multiply({ m, n, batch: 1, pairs: second, c, keep: true });
       return;
     }

@@ -9,20 +9,20 @@ import {
   type FunctionRef,
   type Local,
   type MemoryShape,
-  ModuleBuilder,
+  type ModuleBuilder,
   moved,
 } from '../assembler.ts';
 import { f32, f32x4, i8x16, i16x8, i32, i32x4, i64, interleave, store, v128 } from '../instructions.ts';
 import { bytesPerElement, type Features, type FloatType, floatTypes, loadFloat, maddFor, sumLanes } from './lanes.ts';
 import { chooser, nibblesOf, roundLanes } from './pack-4bit.ts';
-import { absmaxFunction, weightFlag, weightWord } from './weight-4bit.ts';
+import { weightFlag, weightWord } from './weight-4bit.ts';
 
 type IntLocal = Local<'i32'>;
 
 /** Most rows of A that these kernels take. */
 export const maxRows = 4;
 /** Elements of a row that one vector of nibbles covers. */
-const group = 32;
+export const group = 32;
 
 /** `a` is arranged, `aStride` in bytes. */
 export const rowsWord = {
@@ -43,18 +43,15 @@ export const arrangeWord = { from: 0, fromStride: 1, to: 2, rows: 3, k: 4 } as c
 export const arrangeTask = (dtype: FloatType, weight: FloatType): string =>
   `arrange_${dtype}_${weight === 'bf16' ? 'bf16' : 'wide'}`;
 
-export function rows4bitModule(memory: MemoryShape, features: Features): ModuleBuilder {
-  const m = new ModuleBuilder(memory);
+/** Adds the tasks `arrange_*` and `rows4bit_*`. */
+export function addRows(m: ModuleBuilder, memory: MemoryShape, features: Features, absmax: FunctionRef): void {
   const withStore = Boolean(memory.storePages);
-  if (withStore) m.importStore();
   for (const dtype of floatTypes) for (const weight of ['bf16', 'f32'] as const) arrange(m, dtype, weight);
-  const absmax = absmaxFunction(m, withStore);
   for (const dtype of floatTypes) {
     const row = (aRows: number, far: boolean) => rowFunction(m, { features, dtype, aRows, far });
     const near = [row(1, false), row(2, false)] as const;
     rows(m, { dtype, absmax, near, far: withStore ? [row(1, true), row(2, true)] : undefined });
   }
-  return m;
 }
 
 /** Elements of a group in the order in which they come out of the table, four a vector. */
@@ -224,7 +221,13 @@ function rows(m: ModuleBuilder, { dtype, absmax, near, far }: RowsKind): void {
 type Sum = ReturnType<typeof f32.load>;
 
 /** C[row, column] = sum + bias. */
-function finish(f: FunctionBuilder, args: IntLocal, row: ReturnType<typeof i32.add>, column: IntLocal, sum: Sum): void {
+export function finish(
+  f: FunctionBuilder,
+  args: IntLocal,
+  row: ReturnType<typeof i32.add>,
+  column: IntLocal,
+  sum: Sum,
+): void {
   const bias = f.hoist(argument(args, rowsWord.bias));
   const value = f.local('f32', sum);
   f.if(bias, () => f.set(value, f32.add(value, f32.load(i32.add(bias, i32.shl(column, 2))))));
