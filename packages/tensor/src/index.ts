@@ -60,6 +60,13 @@ export {
 } from './ops/loss.ts';
 export { type MatmulAttributes, type MatmulOptions, matmul } from './ops/matmul.ts';
 export { type Matmul4bitAttributes, type Matmul4bitOptions, matmul4bit } from './ops/matmul-4bit.ts';
+export {
+  dequantizeRowwise,
+  type Matmul8bitOptions,
+  matmul8bit,
+  quantizeRowwise,
+  type Weight8bit,
+} from './ops/matmul-8bit.ts';
 export { layerNorm, logSoftmax, rmsNorm, softmax } from './ops/normalize.ts';
 export {
   type Dequantize4bitAttributes,
@@ -72,13 +79,12 @@ export {
   type Weight4bit,
 } from './ops/quantize-4bit.ts';
 export {
-  dequantizeRowwise,
-  type Matmul8bitOptions,
-  matmul8bit,
-  quantizeRowwise,
-  type Weight8bit,
-} from './ops/matmul-8bit.ts';
-export { createDynamicMap, dequantizeBlockwise, type QuantizedBlocks, quantizeBlockwise } from './ops/quantize-8bit.ts';
+  createDynamicMap,
+  dequantizeBlockwise,
+  gridCells,
+  type QuantizedBlocks,
+  quantizeBlockwise,
+} from './ops/quantize-8bit.ts';
 export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
 export { elementwiseOps, ops, updates } from './ops/registry.ts';
 export { rope } from './ops/rope.ts';

@@ -1,6 +1,7 @@
 /** Which op has which kernel here. Ops that are absent run as their reference or as their composition. */
 import type { Kernel, KernelHost } from '../kernel.ts';
 import { attentionKernels } from './attention-kernel.ts';
+import { blockwiseKernels } from './blockwise-kernels.ts';
 import { copyKernels } from './copy-kernels.ts';
 import { matmul4bitKernel } from './matmul-4bit-kernel.ts';
 import { matmulKernel } from './matmul-kernel.ts';
@@ -17,6 +18,7 @@ export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
       matmul,
       matmul4bit: matmul4bitKernel(host, matmul.multiply),
       ...quantize4bitKernels(host),
+      ...blockwiseKernels(host),
       ...copyKernels(host),
       ...reduceKernels(host),
       ...rowKernels(host),
