@@ -1,6 +1,6 @@
 import { dirname, resolve } from 'node:path';
 import { type FileSystem, joinPath, readText } from '@lorikeet/files';
-import { adapterConfigName, type LoadedAdapter, loadAdapter } from '@lorikeet/lora';
+import { adapterConfigName, checkpointWeights, type LoadedAdapter, loadAdapter } from '@lorikeet/lora';
 import { loadPhi3, type Phi3ForCausalLM } from '@lorikeet/phi3';
 import type { Backend } from '@lorikeet/tensor';
 import type { Tokenizer } from '@lorikeet/tokenizer';
@@ -119,7 +119,8 @@ export async function openModel(
   });
   await withExitCode(exitCodes.data, () => tokenizer.checkModelVocabSize(model.config.vocabSize));
   if (adapterDir === undefined) return { model, tokenizer, adapter: undefined, quantization };
-  const adapter = await withExitCode(exitCodes.data, () => loadAdapter(files, adapterDir, model));
+  const originals = config && !stored ? { originalWeights: await checkpointWeights(files, modelDir, backend) } : {};
+  const adapter = await withExitCode(exitCodes.data, () => loadAdapter(files, adapterDir, model, originals));
   for (const warning of adapter.warnings) output.note(warning);
   return { model, tokenizer, adapter, quantization };
 }

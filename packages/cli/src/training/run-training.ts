@@ -11,6 +11,7 @@ import {
 import {
   adapterWeightsName,
   applyLoraAsync,
+  checkpointWeights,
   prepareModelForKbitTraining,
   saveAdapter,
   writeAdapterFiles,
@@ -107,9 +108,10 @@ export async function runTraining(given: ResolvedConfig, environment: TrainingEn
   model.gradientCheckpointing = checkpointing.gradientCheckpointing;
   model.activationStorage = checkpointing.activationStorage;
   model.neftuneNoiseAlpha = config.training.neftuneNoiseAlpha ?? null;
-  await withExitCode(exitCodes.user, () =>
-    applyLoraAsync(model, lora, { key: randomKey(config.training.seed, 'lora') }),
-  );
+  const key = randomKey(config.training.seed, 'lora');
+  const { config: quantized, stored } = quantization;
+  const originalWeights = quantized && !stored ? await checkpointWeights(files, modelDir, backend) : undefined;
+  await withExitCode(exitCodes.user, () => applyLoraAsync(model, lora, { key, originalWeights }));
   const identity = await runIdentity(files, config, data, tokenizer);
   if (environment.resume === undefined) await discardEarlierRun(files, config.training.outputDir);
   return run.train(model, batches, options, identity);

@@ -5,10 +5,10 @@ import { decode, isFloat, NonFiniteError, type Tensor } from '@lorikeet/tensor';
 import { type AdapterState, adapterOf, type InitialPair, rememberAdapter } from '../peft/adapter-state.ts';
 import { adaptedLinears, applyLora, unloadAdapter } from '../peft/apply-lora.ts';
 import { type OriginalWeights, restoreBase } from '../peft/apply-lora-async.ts';
-import { isBaseInit } from '../peft/lora-config.ts';
+import { isBaseInit, type LoraConfig } from '../peft/lora-config.ts';
 import { parseLoraConfig } from '../peft/parse-lora-config.ts';
 import { type AdapterTensor, adapterTensors, keyPrefix, pathOfKey } from './adapter-tensors.ts';
-import { adapterConfigName, adapterWeightsName, initialAdapterName } from './save-adapter.ts';
+import { adapterConfigName, adapterWeightsName, initialAdapterName, initMetadata } from './save-adapter.ts';
 
 export interface LoadAdapterOptions {
   /** Mark the adapter trainable, to go on training (PEFT's is_trainable). @defaultValue false: everything is frozen */
@@ -40,7 +40,17 @@ export async function readConfig(files: FileSystem, dir: string): Promise<Return
   const json = await readJson(files, path);
   const harmless =
     typeof json === 'object' && json !== null && harmlessInits.has((json as Record<string, unknown>).init_lora_weights);
-  return parseLoraConfig(harmless ? { ...json, init_lora_weights: true } : json, { source: path });
+  const parsed = parseLoraConfig(harmless ? { ...json, init_lora_weights: true } : json, { source: path });
+  // Written for PEFT as plain LoRA on a quantized base: what it began from stands beside it.
+  const init = (await openInitial(files, dir))?.metadata.get(initMetadata);
+  return init === undefined ? parsed : { ...parsed, config: { ...parsed.config, ...beginningOf(init, path) } };
+}
+
+/** initLoraWeights and, for LoftQ, its options, as saveAdapter noted them. */
+function beginningOf(json: string, source: string): Pick<LoraConfig, 'initLoraWeights' | 'loftqConfig'> {
+  const { initLoraWeights, loftqConfig } = JSON.parse(json) as LoraConfig;
+  const begun = initLoraWeights === 'loftq' ? { initLoraWeights, loftqConfig } : { initLoraWeights };
+  return parseLoraConfig(begun, { source: `${source}: ${initialAdapterName}` }).config;
 }
 
 /** adapter_model.safetensors; a pickle is refused. */

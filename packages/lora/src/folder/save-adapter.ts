@@ -3,6 +3,9 @@ import type { ModuleLike } from '@lorikeet/nn';
 import { type WriteEntry, writeSafetensors } from '@lorikeet/safetensors';
 import { decode, NonFiniteError } from '@lorikeet/tensor';
 import { type AdapterState, requireAdapter } from '../peft/adapter-state.ts';
+import { adaptedLinears } from '../peft/apply-lora.ts';
+import { isRequantizable } from '../peft/apply-lora-async.ts';
+import type { CompleteLoraConfig } from '../peft/lora-config.ts';
 import { adapterConfigJson } from './adapter-config-json.ts';
 import { type AdapterTensor, adapterTensors } from './adapter-tensors.ts';
 import { modelCard } from './model-card.ts';
@@ -27,7 +30,7 @@ export interface WriteAdapterOptions {
   /**
    * Where PiSSA or OLoRA took first values out of the base: write plain LoRA of twice the rank, which fits the original base, in Python
    * too (PEFT's path_initial_model_for_weight_conversion). false writes the adapter as it is trained, and initial_adapter.safetensors
-   * beside it. LoftQ is always written as trained: its base is the quantized one. @defaultValue true
+   * beside it. LoftQ is always written as it is trained: its base is the quantized one. @defaultValue true
    */
   readonly convertToLora?: boolean;
 }
@@ -95,6 +98,18 @@ function plainEntry({ key, path, tensor, bytes }: CheckedTensor, state: AdapterS
     : { name: key, dtype, shape: [rows, 2 * columns], bytes: plainB(bytes, first, columns) };
 }
 
+/** Key in the metadata of initial_adapter.safetensors: what the adapter began from. */
+export const initMetadata = 'init';
+
+/**
+ * LoftQ without alternation on a quantized base: the base is what quantizing makes of the weights anyway, and the adapter is plain LoRA
+ * for it. It is written as that, because PEFT would begin anew from a configuration that says loftq.
+ */
+const isPlainOnQuantized = (model: ModuleLike, { initLoraWeights, loftqConfig }: CompleteLoraConfig): boolean =>
+  initLoraWeights === 'loftq' &&
+  loftqConfig.loftqIter === 1 &&
+  [...adaptedLinears(model).values()].every(({ base }) => isRequantizable(base));
+
 /** The first values under the names that the trained ones have. */
 const initialEntries = (tensors: readonly CheckedTensor[], state: AdapterState): WriteEntry[] =>
   tensors.flatMap(({ key, path, tensor: { dtype, shape } }) => {
@@ -117,7 +132,8 @@ export async function writeAdapterFiles(
   const base = baseModelNameOrPath === undefined ? state.config : { ...state.config, baseModelNameOrPath };
   const tookFromBase = state.initial !== undefined && base.initLoraWeights !== 'loftq';
   const plain = tookFromBase && convertToLora;
-  const config = plain ? plainConfig(base) : base;
+  const forQuantized = isPlainOnQuantized(model, base);
+  const config = plain ? plainConfig(base) : forQuantized ? { ...base, initLoraWeights: true } : base;
   const tensors = await checkedTensors(model, state);
   if (!allowZero) requireChange(tensors, { state, plain });
   const entries = tensors.map((found) =>
@@ -126,8 +142,10 @@ export async function writeAdapterFiles(
       : { name: found.key, dtype: found.tensor.dtype, shape: found.tensor.shape, bytes: found.bytes },
   );
   await writeSafetensors(files, joinPath(dir, adapterWeightsName), entries, { format: 'pt' });
-  if (tookFromBase && !plain)
-    await writeSafetensors(files, joinPath(dir, initialAdapterName), initialEntries(tensors, state), { format: 'pt' });
+  if (state.initial && !plain && (tookFromBase || forQuantized))
+    await writeSafetensors(files, joinPath(dir, initialAdapterName), initialEntries(tensors, state), {
+      [initMetadata]: JSON.stringify({ initLoraWeights: base.initLoraWeights, loftqConfig: base.loftqConfig }),
+    });
   await writeAtomic(files, joinPath(dir, adapterConfigName), adapterConfigJson(config, state.targets));
   await writeAtomic(files, joinPath(dir, readmeName), modelCard(config, state.targets));
   if (chatTemplate !== undefined) await writeAtomic(files, joinPath(dir, chatTemplateName), chatTemplate);

@@ -28,11 +28,12 @@ export interface ApplyAsyncOptions extends ApplyOptions {
   readonly originalWeights?: OriginalWeights | undefined;
 }
 
-/** A base whose weight can be quantized anew, told by its form. */
+/** A base whose weight can be quantized anew. */
 interface Requantizable extends LinearLike {
   setDenseWeight(dense: Tensor): Promise<void>;
 }
-const isRequantizable = (base: LinearLike): base is Requantizable => 'setDenseWeight' in base;
+/** Whether a base's weight can be quantized anew, by its form. */
+export const isRequantizable = (base: LinearLike): base is Requantizable => 'setDenseWeight' in base;
 
 /** How a quantized base rounds; null for a dense one. */
 function ownRounding(base: LinearLike): Rounding | null {

@@ -216,6 +216,23 @@ describe('saving and loading', () => {
       expect(await distance(logits(plain), logits(model))).toBeLessThan(0.05);
     },
   );
+  it('loftq on a quantized base is plain LoRA for PEFT, and known here for what it is', async () => {
+    const { model, originalWeights } = await quantized();
+    await applyLoraAsync(model, config('loftq', { loraAlpha: 2 }), { key, originalWeights });
+    trainAdapter(model, { seed: 5 });
+    const files = memoryFiles();
+    await saveAdapter(files, 'adapter', model);
+    const json = JSON.parse(new TextDecoder().decode(await files.read('adapter/adapter_config.json')));
+    expect([json.init_lora_weights, json.loftq_config]).toEqual([true, {}]);
+    const fresh = (await quantized()).model;
+    const { config: loaded } = await loadAdapter(files, 'adapter', fresh);
+    expect(await numbers(logits(fresh))).toEqual(await numbers(logits(model)));
+    expect(loaded.initLoraWeights).toBe('loftq');
+    // On the dense base the weights are quantized as PEFT's LoftQ does it, in blocks of 64 here and 32 above.
+    const dense = toy();
+    await loadAdapter(files, 'adapter', dense);
+    expect(await squares(logits(dense).sub(logits(model)))).toBeLessThan(0.1 * (await squares(logits(model))));
+  });
   it('a folder without the first values is decomposed again, as PEFT does', async () => {
     const model = toy();
     await applyLoraAsync(model, config('pissa'), { key });
