@@ -19,6 +19,8 @@ test.runIf(process.arch === 'x64').each([
   ['reduction', 8],
   ['matmul', 80],
   ['smallMatmul', 15],
+  ['quantize4bit', 80],
+  ['matmul4bit', 80],
   ['attention', 100],
 ])('V8 pairs the vectors of %s', (family, least) => {
   expect(pairedOperations(family)).toBeGreaterThanOrEqual(least);

@@ -2,7 +2,7 @@
  * Runs one kernel family once. With `--no-liftoff` V8 optimizes a function at its first call, and with
  * `--trace-wasm-revectorize` it prints what it paired. Usage: node FLAGS paired.ts FAMILY
  */
-import { attention, tensor } from '@lorikeet/tensor';
+import { attention, matmul4bit, quantize4bit, tensor } from '@lorikeet/tensor';
 import { CpuBackend } from '../backend.ts';
 import { choose } from '../features.ts';
 import { LinearMemory } from '../memory.ts';
@@ -18,12 +18,19 @@ const x = tensor(drawFloats(128 * 128, 1), { backend, shape: [128, 128] });
 const row = tensor(drawFloats(128, 2), { backend, shape: [1, 128] });
 const heads = x.reshape([128, 4, 32]);
 
+const weight = {
+  ...quantize4bit(x, { quantType: 'nf4', blocksize: 64 }),
+  ...({ quantType: 'nf4', blocksize: 64, shape: [128, 128], dtype: 'bf16' } as const),
+};
+
 const families = {
   elementwise: () => x.swiglu(x),
   rows: () => x.softmax(-1),
   reduction: () => x.sum(),
   matmul: () => x.matmul(x),
   smallMatmul: () => row.matmul(x, { transposeB: true }),
+  quantize4bit: () => quantize4bit(x, { quantType: 'fp4', blocksize: 32 }).packed,
+  matmul4bit: () => matmul4bit(x, weight),
   attention: () => attention(heads, heads, heads, { lengths: [128] }),
 };
 

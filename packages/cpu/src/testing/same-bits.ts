@@ -2,7 +2,16 @@
  * Prints one hash of the results of every kernel family. Run in processes of their own with different threads and flags
  * (V8's flag is process-wide): the hashes must be equal. Usage: node same-bits.ts THREADS [revectorize]
  */
-import { attention, crossEntropy, rmsNorm, rope, tensor } from '@lorikeet/tensor';
+import {
+  attention,
+  crossEntropy,
+  dequantize4bit,
+  matmul4bit,
+  quantize4bit,
+  rmsNorm,
+  rope,
+  tensor,
+} from '@lorikeet/tensor';
 import { cpu } from '../index.ts';
 import { drawFloats } from './draw.ts';
 
@@ -25,6 +34,16 @@ const [a, w, u, v, x, norm] = [
   made(5, 200, 3, 40),
   made(6, 40),
 ];
+/** Half-byte weights of 330 x 192, whole panels and edges, through all their kernels. */
+const quantized = () => {
+  const given = { quantType: 'nf4', blocksize: 64 } as const;
+  const weight = { ...quantize4bit(made(9, 330, 192), given), ...given, shape: [330, 192], dtype: 'bf16' } as const;
+  const [many, one] = [made(10, 50, 192), made(11, 1, 192)];
+  const product = matmul4bit(many, weight);
+  const gradient = product.silu().sum().backward().of(many);
+  const int8 = matmul4bit(one, weight, { computeDtype: 'int8' });
+  return [weight.packed, weight.absmax, dequantize4bit(weight), product, gradient, matmul4bit(one, weight), int8];
+};
 const results = () => {
   const product = a.matmul(w, { transposeB: true, add: [u, v] });
   const labels = tensor(
@@ -36,7 +55,14 @@ const results = () => {
   const turned = rope(rmsNorm(x, norm, 1e-5), made(7, 200, 20), made(8, 200, 20));
   const attended = attention(turned, turned, x, { lengths: [130, 70], slidingWindow: 90 });
   const second = attended.silu().sum().backward();
-  return [product, loss, attended, ...[a, w, u, v].map((t) => first.of(t)), ...[x, norm].map((t) => second.of(t))];
+  return [
+    ...quantized(),
+    product,
+    loss,
+    attended,
+    ...[a, w, u, v].map((t) => first.of(t)),
+    ...[x, norm].map((t) => second.of(t)),
+  ];
 };
 let hash = 0xcbf29ce484222325n;
 // Several rounds, so that later ones run V8's optimized code: it must not change a bit either.
