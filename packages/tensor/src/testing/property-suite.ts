@@ -9,6 +9,8 @@ import { attention } from '../ops/attention.ts';
 import * as e from '../ops/elementwise.ts';
 import { embedding } from '../ops/index-select.ts';
 import { matmul } from '../ops/matmul.ts';
+import { matmul4bit } from '../ops/matmul-4bit.ts';
+import { dequantize4bit, quantize4bit, type Weight4bit } from '../ops/quantize-4bit.ts';
 import { RandomKey } from '../random.ts';
 import { referenceBackend } from '../reference-backend.ts';
 import { scope } from '../scope.ts';
@@ -172,6 +174,34 @@ export function propertySuite(f: Framework, options: PropertySuiteOptions): void
         exact,
         `layout [${shape}] turn ${turn}`,
       ),
+    ),
+  );
+  property('quantize4bit gives the same nibbles and absmax, matmul4bit the product with what they stand for', () =>
+    fc.asyncProperty(
+      small,
+      fc.integer({ min: 1, max: 5 }).map((n) => n * 32 - (n % 3)),
+      fc.constantFrom('nf4', 'fp4'),
+      fc.constantFrom(32, 64, 128),
+      fc.constantFrom('f32', 'bf16', 'f16'),
+      fc.nat(1000),
+      async (rows, width, quantType, blocksize, dtype, seed) => {
+        const shape = [rows, width] as const;
+        const kind = { quantType: quantType as 'nf4', blocksize };
+        const parts = (b: Backend) => quantize4bit(drawTensor({ shape, dtype: dtype as 'f32' }, seed, b), kind);
+        const where = `${quantType} ${dtype} [${shape}] blocks of ${blocksize}`;
+        await check((b) => parts(b).packed.cast('f32'), exact, where);
+        await check((b) => parts(b).absmax, exact, where);
+        const weight = (b: Backend): Weight4bit => ({ ...parts(b), ...kind, shape, dtype: dtype as 'f32' });
+        await check((b) => dequantize4bit(weight(b)).cast('f32'), exact, where);
+        await check(
+          (b, wide) => {
+            const product = matmul4bit(drawTensor({ shape: [3, width] }, seed + 1, b, wide), weight(b));
+            return matmul4bit(product, weight(b), { transposeB: false });
+          },
+          { relative: 1e-5, absolute: 2e-3 },
+          where,
+        );
+      },
     ),
   );
   property('elementwise programs broadcast as the reference does', () =>
