@@ -13,7 +13,7 @@ The loss is transformers' own (`labels=`), with `num_items_in_batch` or Trainer'
 import torch
 from transformers.trainer_pt_utils import LabelSmoother
 
-from phi3_configs import draw, pick, whole
+from phi3_configs import BRANCHES, draw, pick, whole
 from phi3_generation import record_generations
 from phi3_sampling import record_processors
 from recording import Recording
@@ -102,31 +102,26 @@ def lengths(r: Recording, *fixed: int, longest: int = 9) -> list[int]:
 
 
 def batches(r: Recording, branch: str, model) -> list[tuple[str, str, list[int], dict]]:
-    """Label, layout, lengths and loss options of the cases of a model. A sequence of one token is in most of them."""
-    vocabulary = {"mha": [("one token and more", "row", lengths(r, 1, 7), {})],
-                  "gqa": [("ragged", "left", lengths(r, 5, 2), {}),
-                          ("accumulated", "alone", lengths(r, 3), {"normalizer": whole(r, 20, 40)})],
-                  "one key head": [("ragged", "right", lengths(r, 1, 6), {}),
-                                   ("label smoothing", "row", lengths(r, 4, 3), {"labelSmoothing": pick(r, 0.05, 0.1, 0.3)})],
-                  "head 96": [("ragged", pick(r, "row", "left"), lengths(r, 6), {})],
-                  "head 128, partial rotary": [("ragged", pick(r, "row", "right"), lengths(r, 5), {})],
-                  "partial rotary, tied": [("three sequences", pick(r, "row", "left", "right"), lengths(r, 6, 1), {})],
-                  "bf16": [("weights in bf16", "row", lengths(r, 8), {})],
-                  "f16": [("weights in f16", "alone", lengths(r, 8), {})]}
-    if branch in vocabulary:
-        return vocabulary[branch]
+    """Label, layout, lengths and loss options of the cases of a model. Sequences of one token are among them."""
+    if branch == "mha":
+        return [("one token and more", "row", lengths(r, 1, 7), {})]
+    if branch == "gqa":
+        return [("ragged", "left", lengths(r, 5, 2), {}), ("accumulated", "alone", lengths(r, 3), {"normalizer": whole(r, 20, 40)})]
+    if branch == "one key head":
+        smoothing = {"labelSmoothing": pick(r, 0.05, 0.1, 0.3)}
+        return [("ragged", "right", lengths(r, 1, 6), {}), ("label smoothing", "row", lengths(r, 4, 3), smoothing)]
     if branch == "window":
         window = model.config.sliding_window
         return [("beyond the window", layout, lengths(r, window, window + 1, window * 3 + 1), {}) for layout in ("row", "left", "right")]
-    border = model.config.original_max_position_embeddings
-    # transformers chooses the factors by the longest sequence of a call; here each sequence is as if it were alone.
-    return [("short factors", "row", [border, whole(r, 1, border)], {}), ("long factors", "alone", [border + 1], {}),
-            ("both", "alone", [whole(r, 2, border), border + whole(r, 2, 5)], {})]
+    if branch == "longrope":
+        border = model.config.original_max_position_embeddings
+        # transformers chooses the factors by the longest sequence of a call; here each sequence is as if it were alone.
+        return [("short factors", "row", [border, whole(r, 1, border)], {}), ("long factors", "alone", [border + 1], {}),
+                ("both", "alone", [whole(r, 2, border), border + whole(r, 2, 5)], {})]
+    return [("ragged", pick(r, "row", "left", "right", "alone"), lengths(r, 6, 1), {})]
 
 
 def record(r: Recording) -> None:
-    from phi3_configs import BRANCHES
-
     for branch in BRANCHES:
         model, folder = draw(r, branch)
         for label, layout, sizes, options in batches(r, branch, model):

@@ -4,8 +4,11 @@ A row says what must hold (the branch); all sizes around it are drawn. Widths ar
 kernel meets only whole tiles.
 """
 
+import copy
 import json
 from pathlib import Path
+
+import torch
 
 from recording import Recording
 from tiny_phi3 import build, save, save_bf16
@@ -36,10 +39,8 @@ def sizes(r: Recording, groups: tuple = (1, 2, 3), key_values: tuple = (1, 2), w
 
 def wide_heads(r: Recording, width: int, **changes) -> dict:
     """Heads wider than the activations: the head size of a true Phi-3 in a model that stays small."""
-    kv = 1
-    heads = kv * pick(r, 2, 3)
-    drawn = sizes(r, layers=(1,))
-    return drawn | {"head_dim": width, "num_attention_heads": heads, "num_key_value_heads": kv, "hidden_size": heads * whole(r, 5, 7)} | changes
+    drawn, heads = sizes(r, layers=(1,)), pick(r, 2, 3)
+    return drawn | {"head_dim": width, "num_attention_heads": heads, "num_key_value_heads": 1, "hidden_size": heads * whole(r, 5, 7)} | changes
 
 
 def rope(r: Recording, partial: float = 1.0) -> dict:
@@ -102,10 +103,6 @@ def save_folder(r: Recording, model, branch: str) -> str:
 
 def save_f16(model, folder: Path) -> None:
     """Weights in f16, and the same rounded values left in the f32 model."""
-    import copy
-
-    import torch
-
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half())

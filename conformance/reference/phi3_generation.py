@@ -58,24 +58,33 @@ def record_greedy(r: Recording, model, folder: str, label: str, prompt: int, tok
     })
 
 
-def record_padded(r: Recording, model, folder: str, prompts: list[int], tokens: int, penalty: float) -> None:
-    """Prompts of several lengths, padded on the left into one batch: what generateBatch does without padding."""
-    name = f"{folder}/generate a batch padded on the left"
-    longest = max(prompts)
+def padded_left(lists: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and attention mask of one batch."""
+    longest = max(len(ids) for ids in lists)
+    rows = [torch.cat([torch.zeros(longest - len(ids), dtype=torch.long), ids]) for ids in lists]
+    return torch.stack(rows), torch.stack([torch.arange(longest) >= longest - len(ids) for ids in lists]).long()
+
+
+def record_together(r: Recording, model, folder: str, prompts: list[int], tokens: int, penalty: float, alone: bool = False) -> None:
+    """Prompts of several lengths: what generateBatch does without padding. In transformers one batch padded on the left,
+    or each `alone`, where a batch would rotate all of them by the factors of the longest."""
+    name = f"{folder}/generate {'each alone' if alone else 'a batch padded on the left'}"
     options = {"max_new_tokens": tokens, "repetition_penalty": penalty}
-    while True:
-        lists = [r.integers(n, low=3, high=model.config.vocab_size) for n in prompts]
-        ids = torch.stack([torch.cat([torch.zeros(longest - len(one), dtype=torch.long), one]) for one in lists])
-        mask = torch.stack([torch.cat([torch.zeros(longest - n, dtype=torch.long), torch.ones(n, dtype=torch.long)]) for n in prompts])
-        made = generate(model, ids, attention_mask=mask, **options)
-        if greedy_gap(made) >= 1e-3:
-            break
-    generated = made.sequences[:, longest:]
-    logprobs = torch.stack([step.log_softmax(-1) for step in made.logits], 1)
+    if alone:
+        lists, runs = zip(*((ids[0], made) for ids, made in (clear_prompt(r, model, n, **options) for n in prompts)))
+    else:
+        gap = 0.0
+        while gap < 1e-3:
+            lists = [r.integers(n, low=3, high=model.config.vocab_size) for n in prompts]
+            ids, mask = padded_left(lists)
+            runs = [generate(model, ids, attention_mask=mask, **options)]
+            gap = greedy_gap(runs[0])
+    generated = torch.cat([made.sequences[:, -tokens:] for made in runs])
+    logprobs = torch.cat([torch.stack(made.logits, 1).log_softmax(-1) for made in runs])
     r.cases.append({
         "name": name, "op": "generateBatch",
         "attributes": {"model": folder, "maxNewTokens": tokens, "repetitionPenalty": penalty},
-        "inputs": {"ids": r.store(f"{name}/prompts", torch.cat(lists)), "lengths": r.store(f"{name}/lengths", torch.tensor(prompts))},
+        "inputs": {"ids": r.store(f"{name}/prompts", torch.cat(list(lists))), "lengths": r.store(f"{name}/lengths", torch.tensor(prompts))},
         "outputs": {"generated": r.store(f"{name}/generated", generated),
                     "logprobs": r.store(f"{name}/logprobs", logprobs.gather(2, generated[..., None])[..., 0])},
     })
@@ -131,18 +140,19 @@ def record_generations(r: Recording, model, folder: str, branch: str) -> None:
         record_sampling(r, model, folder, whole(r, 2, 6), 6)
     elif branch == "gqa":
         record_greedy(r, model, folder, "with a penalty", whole(r, 3, 7), 10, pick(r, 1.2, 1.5))
-        record_padded(r, model, folder, [whole(r, 4, 7), 1, whole(r, 2, 3)], 7, 1.0)
+        record_together(r, model, folder, [whole(r, 4, 7), 1, whole(r, 2, 3)], 7, 1.0)
     elif branch == "one key head":
         record_greedy(r, model, folder, "until a stop token", whole(r, 2, 5), 12, 1.3, stop=True)
     elif branch == "partial rotary, tied":
         record_greedy(r, model, folder, "with a penalty", 1, 10, pick(r, 1.2, 1.5))
-        record_padded(r, model, folder, [2, whole(r, 5, 8)], 6, 1.3)
+        record_together(r, model, folder, [2, whole(r, 5, 8)], 6, 1.3)
     elif branch == "window":
         window = model.config.sliding_window
         record_greedy(r, model, folder, "past the window", window - 1, 10, 1.2)
-        record_padded(r, model, folder, [window + 2, 1], 6, 1.2)
+        record_together(r, model, folder, [window + 2, 1], 6, 1.2)
     elif branch == "longrope":
         border = model.config.original_max_position_embeddings
         record_greedy(r, model, folder, "across the switch", border - whole(r, 1, 3), 8, 1.3)
         record_greedy(r, model, folder, "from the switch on", border, 5, 1.3)
         record_greedy(r, model, folder, "beyond the switch", border + 1, 5, 1.3)
+        record_together(r, model, folder, [border - 2, border + 1, whole(r, 1, 3)], 5, 1.2, alone=True)
