@@ -13,8 +13,8 @@ from recording import EXACT, Recording
 
 # Tiles and lanes of the backends are 4, 8, 16, 32 and 64 wide.
 SIZES = (1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 129)
-DRAWS = 4
-MOST_ELEMENTS = 900
+DRAWS = 3
+MOST_ELEMENTS = 400
 
 
 def pick(r: Recording, options) -> int:
@@ -32,13 +32,13 @@ def sizes(r: Recording, count: int, most: int = MOST_ELEMENTS) -> list[int]:
 
 def products(r: Recording) -> None:
     for i in range(DRAWS):
-        m, k, n = sizes(r, 3, 6000)
+        m, k, n = sizes(r, 3, 2500)
         label = f"drawn {i} {m}x{k}x{n}"
         inputs = {"a": r.normal(m, k), "b": r.normal(n, k)}
         r.record("matmul", label, inputs, lambda a, b: a @ b.mT, {"transposeB": True}, products={"out": k, "a": n, "b": m})
         whole = {"a": r.integers(m, k, low=-8, high=9).float(), "b": r.integers(k, n, low=-8, high=9).float()}
         r.record("matmul", f"integers {label}", whole, lambda a, b: a @ b, frozen=("a", "b"), tolerance=EXACT)
-        batch, m, k, n = sizes(r, 4, 6000)
+        batch, m, k, n = sizes(r, 4, 2500)
         inputs = {"a": r.normal(batch, k, m), "b": r.normal(batch, k, n)}
         r.record("matmul", f"batched {i} {batch}x{m}x{k}x{n}", inputs, lambda a, b: a.mT @ b, {"transposeA": True},
                  products={"out": k, "a": n, "b": m})
@@ -87,11 +87,11 @@ def elementwise(r: Recording) -> None:
 
 def movement(r: Recording) -> None:
     for i in range(DRAWS):
-        shape = sizes(r, 3, 700)
+        shape = sizes(r, 3, 400)
         axis = int(r.integers(high=3))
         n = shape[axis]
         x, label = r.uniform(*shape), f"drawn {i} {shape} axis {axis}"
-        indices = r.integers(pick(r, SIZES), high=n)
+        indices = r.integers(pick(r, SIZES[:12]), high=n)
         r.record("indexSelect", label, {"x": x, "indices": indices}, lambda x, indices, a=axis: x.index_select(a, indices), {"axis": axis},
                  products={"x": len(indices)})
         picked = r.integers(*shape, high=n)
@@ -112,8 +112,9 @@ def movement(r: Recording) -> None:
 
 def attention(r: Recording) -> None:
     for i in range(2 * DRAWS):
-        lengths = [pick(r, SIZES[:11]) for _ in range(pick(r, (1, 2, 3)))]
         groups, kv_heads, width = pick(r, (1, 2, 4)), pick(r, (1, 2)), pick(r, (1, 3, 8, 17, 32))
+        most = max(1, 600 // (groups * kv_heads * width))
+        lengths = [min(most, pick(r, SIZES[:11])) for _ in range(pick(r, (1, 2, 3)))]
         window = pick(r, (None, 1, 3, 16))
         cached = [n + pick(r, (0, 1, 5)) for n in lengths] if i % 2 else lengths
         mask = segment_mask(lengths, cached, window, True)
@@ -134,7 +135,7 @@ def attention(r: Recording) -> None:
 
 def losses(r: Recording) -> None:
     for i in range(DRAWS):
-        t, d, vocab = sizes(r, 3, 5000)
+        t, d, vocab = sizes(r, 3, 3000)
         labels = torch.where(r.integers(t, high=3) > 0, r.integers(t, high=vocab), -100)
         labels[0] = 0
         chunk = pick(r, (1, 3, 16, 256))

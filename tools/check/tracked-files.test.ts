@@ -14,3 +14,10 @@ test("only the demo's own model may be larger", () => {
   const { problems } = checkTrackedFiles(workspaceOf({ [model]: `${large}x`, [`copy/${model}`]: `${large}x` }));
   expect(problems.map(({ path }) => path)).toEqual([`copy/${model}`]);
 });
+
+test('recordings may take 12 MiB in all, however many files they are', () => {
+  const files = (count: number) =>
+    workspaceOf(Object.fromEntries(Array.from({ length: count }, (_, i) => [`conformance/recordings/${i}/a`, large])));
+  expect(checkTrackedFiles(files(6)).problems).toEqual([]);
+  expect(checkTrackedFiles(files(7)).problems.map(({ path }) => path)).toEqual(['conformance/recordings']);
+});
