@@ -104,7 +104,10 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
       // log m = 2 artanh(s) with |s| < 0.172: the series up to s^11 is exact to 1e-11.
       const s = keep(f64x2.div(f64x2.sub(mantissa, wide(1)), f64x2.add(mantissa, wide(1))));
       const square = keep(f64x2.mul(s, s));
-      const series = [9, 7, 5, 3, 1].reduce((sum, n) => f64x2.add(f64x2.mul(sum, square), wide(2 / n)), wide(2 / 11));
+      const series = [9, 7, 5, 3, 1].reduce<V128>(
+        (sum, n) => f64x2.add(f64x2.mul(sum, square), wide(2 / n)),
+        wide(2 / 11),
+      );
       const log = f64x2.add(f64x2.mul(f64x2.promoteLow(part(exponent)), wide(Math.LN2)), f64x2.mul(s, series));
       const product = f64x2.mul(f64x2.promoteLow(part(b)), f64x2.add(log, f64x2.promoteLow(part(added))));
       // Outside, the result is 0 or infinity anyway; min and max keep NaN.

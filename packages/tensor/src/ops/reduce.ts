@@ -169,7 +169,8 @@ export const cumsumOp = defineOp<'x', { axis: number; reverse: boolean }>({
   gradient: {
     // The gradient of a running sum is the running sum from the other end.
     x: {
-      rule: ({ grad, attributes: { axis, reverse } }) => cumsumOp.apply({ x: grad }, { axis, reverse: !reverse })[0]!,
+      rule: ({ grad, attributes: { axis, reverse } }): Tensor =>
+        cumsumOp.apply({ x: grad }, { axis, reverse: !reverse })[0]!,
     },
   },
   samples: [
