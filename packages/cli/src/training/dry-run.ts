@@ -88,7 +88,7 @@ function dryQuantized(config: BitsAndBytesConfig): LinearFactory {
 }
 
 /** A model of these shapes on a backend that only counts. */
-async function dryModel(input: DryRunInput): Promise<Phi3ForCausalLM> {
+async function dryModel(input: DryRunInput, onAllocate?: (byteLength: number) => void): Promise<Phi3ForCausalLM> {
   const { modelConfig, dtypeOf, quantization } = input;
   const bytesOf = (shape: readonly number[], dtype: DType): number =>
     bytesPerElement[dtype] * shape.reduce((product, n) => product * n, 1);
@@ -104,7 +104,7 @@ async function dryModel(input: DryRunInput): Promise<Phi3ForCausalLM> {
         readRows: async (start, end) => zerosOf(bytesOf([end - start, ...shape.slice(1)], dtype)),
       };
     },
-    { backend: dryRunBackend(input.backend), ...(quantization && { linear: dryQuantized(quantization) }) },
+    { backend: dryRunBackend(input.backend, onAllocate), ...(quantization && { linear: dryQuantized(quantization) }) },
   );
 }
 
@@ -114,27 +114,50 @@ export async function baseBytes(input: Omit<DryRunInput, 'lora' | 'options' | 'b
   return memory(model.backend).liveBytes;
 }
 
-/** What a step holds, and at most at once in head and loss. */
+export interface DryRunResult extends StepMemory {
+  /** At most at once in the head and the loss; a part of `activations`. */
+  readonly logits: number;
+  /** The largest weight, which passes through the process while it is loaded. */
+  readonly largestWeight: number;
+  /** The largest tensor of a step. */
+  readonly largestTensor: number;
+}
+
+/** What a step holds. */
 export async function dryRun(
   input: DryRunInput,
   { gradientCheckpointing, activationStorage }: Checkpointing,
-): Promise<StepMemory & { readonly logits: number }> {
+): Promise<DryRunResult> {
   const { lora, options, batch, evalBatch } = input;
-  using model = await dryModel(input);
+  let largest = 0;
+  using model = await dryModel(input, (bytes) => {
+    largest = Math.max(largest, bytes);
+  });
+  const largestWeight = largest;
+  largest = 0;
   // First values have no part in what a step holds, and some are worked out from weights that are not there.
   applyLora(model, { ...lora, initLoraWeights: true });
   model.gradientCheckpointing = gradientCheckpointing;
   model.activationStorage = activationStorage;
   const logits = headBytes(model, batch);
   const step = await planMemory(model, (b: Batch, o) => model.loss(b, o), batch, options);
-  if (!evalBatch) return { ...step, logits };
+  const missing = evalBatch ? await beyondStep(model, evalBatch, step) : 0;
+  return {
+    ...step,
+    activations: step.activations + missing,
+    peakBytes: step.peakBytes + missing,
+    logits,
+    largestWeight,
+    largestTensor: largest,
+  };
+}
+
+/** Bytes that measuring held-out rows takes beyond a step. Gradients are not there then; the optimizer's state is. */
+async function beyondStep(model: Phi3ForCausalLM, batch: Batch, step: StepMemory): Promise<number> {
   const use = memory(model.backend);
   use.peakBytes = use.liveBytes;
-  await evaluateBatches(model, [evalBatch]);
-  // Gradients are not there while held-out rows are measured; the optimizer's state is.
-  const missing = use.peakBytes + step.optimizer - step.peakBytes;
-  if (missing <= 0) return { ...step, logits };
-  return { ...step, activations: step.activations + missing, peakBytes: step.peakBytes + missing, logits };
+  await evaluateBatches(model, [batch]);
+  return Math.max(0, use.peakBytes + step.optimizer - step.peakBytes);
 }
 
 function headBytes(model: Phi3ForCausalLM, batch: Batch): number {

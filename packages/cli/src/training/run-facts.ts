@@ -19,7 +19,7 @@ import type { ResolvedConfig } from '../config/schema.ts';
 import { exitCodes, withExitCode } from '../errors.ts';
 import { deviceMemory } from '../model/device-memory.ts';
 import { baseQuantization } from '../model/quantization.ts';
-import { type Checkpointing, type DryRunInput, dryRun } from './dry-run.ts';
+import { type Checkpointing, type DryRunInput, type DryRunResult, dryRun } from './dry-run.ts';
 
 /** The linears of a Phi-3 by path, as shapes: enough to say which of them a configuration means. */
 function linearShapes(config: Phi3Config): ReadonlyMap<string, readonly [outFeatures: number, inFeatures: number]> {
@@ -103,8 +103,17 @@ export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
   };
 }
 
-/** Bytes that a process comes to hold beside its tensors while it trains: compiled code, graphs, garbage not yet collected. */
-const processGrowthBytes = 0;
+/** What compiled kernels and garbage add to the process that planned. */
+const processGrowthBytes = 16 << 20;
+
+/**
+ * What the process holds beside tensors at its peak. In training that is one matrix that a product has packed and one hole
+ * between tensors, each about the size of the largest; in loading it is the weight that passes through.
+ */
+function processBytes({ weights, peakBytes, largestWeight, largestTensor }: DryRunResult): number {
+  const own = process.memoryUsage.rss() + processGrowthBytes;
+  return own + Math.max(2 * largestTensor, weights + largestWeight - peakBytes);
+}
 
 export async function runFacts(input: FactsInput, dry: DryRunInput, checkpointing: Checkpointing): Promise<RunFacts> {
   const { options, modelConfig, lora, batches } = input;
@@ -113,9 +122,9 @@ export async function runFacts(input: FactsInput, dry: DryRunInput, checkpointin
     options.saveStrategy === 'no'
       ? 0
       : Math.max(1, Math.ceil(totalSteps / (options.saveStrategy === 'epoch' ? stepsPerEpoch : options.saveSteps)));
-  const processBytes = process.memoryUsage.rss();
+  const step = await dryRun(dry, checkpointing);
   return {
-    memory: { ...(await dryRun(dry, checkpointing)), process: processBytes + processGrowthBytes },
+    memory: { ...step, process: processBytes(step) },
     trainableParameters: await countAdapterParameters(modelConfig, lora),
     tokensPerStep: batches.tokensPerEpoch / stepsPerEpoch,
     totalSteps,
