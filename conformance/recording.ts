@@ -134,7 +134,9 @@ async function storedTensors(path: string): Promise<Recording['tensor']> {
 /** Every family below a folder, in alphabetical order. */
 export async function readRecordings(directory: string, only?: ReadonlySet<string>): Promise<Recording[]> {
   const entries = await readdir(directory, { withFileTypes: true });
-  const families = entries.flatMap((e) => (e.isDirectory() && (!only || only.has(e.name)) ? [e.name] : [])).sort();
+  // A name with a dot is a recording that is being made.
+  const complete = entries.filter((e) => e.isDirectory() && !e.name.startsWith('.')).map((e) => e.name);
+  const families = complete.filter((name) => !only || only.has(name)).sort();
   const missing = [...(only ?? [])].filter((family) => !families.includes(family));
   if (missing.length)
     throw new Error(`conformance: no recording of ${missing.join(', ')} in ${directory}. Run reference/record.py.`);
