@@ -92,6 +92,8 @@ export const reachedThrough: Readonly<Record<string, string>> = {
   adamw: 'family nn',
   sgd: 'family nn',
   lion: 'family nn',
+  adamw8bit: 'family quantization',
+  lion8bit: 'family quantization',
   quantizeBlockwise: 'family quantization',
   dequantizeBlockwise: 'family quantization',
   quantizeRowwise: 'family quantization',

@@ -117,6 +117,9 @@ export function modelLimit(quantity: string, backend: string): Limit {
     case 'clipped':
       // A root of a sum of squares and a product with it.
       return each(4e-6, 1e-12);
+    case 'stepped':
+      // Two hundred steps, each rounded a few times, beside a square root of torch's that is a unit off.
+      return each(1e-5, 1e-6);
     case 'keptScale':
       // 1 / (1 - p), divided in f32 on both sides: one rounding each.
       return each(2 ** -22, 0);

@@ -1,4 +1,4 @@
-import { adamwUpdate, type Spec } from '@lorikeet/tensor';
+import { adamw8bitUpdate, adamwUpdate, type Moment8bit, type Spec } from '@lorikeet/tensor';
 import { AdamW, type AdamWOptions } from './adamw.ts';
 import { type BlockwiseOptions, BlockwiseState } from './blockwise-state.ts';
 import type { NamedParameter } from './clip-grad-norm.ts';
@@ -28,9 +28,13 @@ export class AdamW8bit extends AdamW {
 
   protected override update({ path, tensor: param, grad, buffers }: ParameterUpdate, settings: UpdateSettings): void {
     const rates = this.rates(settings);
-    if (this.#state.isFor({ path, tensor: param }))
-      this.#state.run(buffers, 2, ([m, v]) => adamwUpdate.apply({ param, grad, m: m!, v: v! }, rates));
-    else adamwUpdate.apply({ param, grad, m: buffers.state1!, v: buffers.state2! }, rates);
+    if (!this.#state.isFor({ path, tensor: param })) {
+      adamwUpdate.apply({ param, grad, m: buffers.state1!, v: buffers.state2! }, rates);
+      return;
+    }
+    const moments = this.#state.moments(buffers, 2) as [Moment8bit, Moment8bit];
+    if (!adamw8bitUpdate(param, grad, moments, rates))
+      this.#state.widened(moments, ([m, v]) => adamwUpdate.apply({ param, grad, m: m!, v: v! }, rates));
   }
 
   override dispose(): void {

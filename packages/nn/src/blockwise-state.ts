@@ -2,17 +2,16 @@ import {
   type Backend,
   createDynamicMap,
   dequantizeBlockwise,
+  type Moment8bit,
   quantizeBlockwise,
   type Spec,
+  stateBlocksize,
   type Tensor,
   tensor,
 } from '@lorikeet/tensor';
 import type { NamedParameter } from './clip-grad-norm.ts';
 import { copyInto } from './load-state-dict.ts';
 import { unscoped } from './optimizer.ts';
-
-/** Elements that share a scale in 8-bit optimizer state (bitsandbytes, all its blockwise optimizers). */
-export const stateBlocksize = 256;
 
 /** Which parameters have 8-bit state. */
 export interface BlockwiseOptions {
@@ -49,20 +48,21 @@ export class BlockwiseState {
     );
   }
 
-  /** Runs `update` on moments widened to f32 and puts back what it made of them. The first moment is signed, the second not. */
-  run(buffers: Readonly<Record<string, Tensor>>, count: 1 | 2, update: (moments: readonly Tensor[]) => void): void {
+  /** The first `count` moments of a parameter's buffers: a signed one, then an unsigned one. */
+  moments(buffers: Readonly<Record<string, Tensor>>, count: 1 | 2): Moment8bit[] {
     const maps = this.#mapsOn(buffers.state1!.backend);
-    const parts = [maps.signed, maps.unsigned].slice(0, count).map((map, i) => ({
-      map,
-      state: buffers[`state${i + 1}`]!,
-      absmax: buffers[`absmax${i + 1}`]!,
-    }));
-    const moments = parts.map(({ map, state, absmax }) =>
-      dequantizeBlockwise(state, absmax, map, { blocksize: stateBlocksize }),
-    );
-    update(moments);
-    for (const [i, { map, state, absmax }] of parts.entries()) {
-      const made = quantizeBlockwise(moments[i]!, map, { blocksize: stateBlocksize });
+    return [maps.signed, maps.unsigned]
+      .slice(0, count)
+      .map((map, i) => ({ map, state: buffers[`state${i + 1}`]!, absmax: buffers[`absmax${i + 1}`]! }));
+  }
+
+  /** Runs `update` on moments widened to f32 and puts back what it made of them: for backends without a kernel of the step. */
+  widened(moments: readonly Moment8bit[], update: (widened: readonly Tensor[]) => void): void {
+    const settings = { blocksize: stateBlocksize };
+    const wide = moments.map(({ state, absmax, map }) => dequantizeBlockwise(state, absmax, map, settings));
+    update(wide);
+    for (const [i, { state, absmax, map }] of moments.entries()) {
+      const made = quantizeBlockwise(wide[i]!, map, settings);
       copyInto(state, made.quantized);
       copyInto(absmax, made.absmax);
     }

@@ -2,7 +2,7 @@
 export { Adafactor, type AdafactorOptions } from './adafactor.ts';
 export { AdamW, type AdamWOptions, PagedAdamW } from './adamw.ts';
 export { AdamW8bit, type AdamW8bitOptions, PagedAdamW8bit } from './adamw-8bit.ts';
-export { type BlockwiseOptions, stateBlocksize } from './blockwise-state.ts';
+export type { BlockwiseOptions } from './blockwise-state.ts';
 export { type ClippedNorm, clipGradNorm, gradientSquares, type NamedParameter } from './clip-grad-norm.ts';
 export { Conv1d, Conv2d } from './conv.ts';
 export { Dropout } from './dropout.ts';

@@ -1,4 +1,4 @@
-import { lionUpdate, type Spec } from '@lorikeet/tensor';
+import { lion8bitUpdate, lionUpdate, type Spec } from '@lorikeet/tensor';
 import { type BlockwiseOptions, BlockwiseState } from './blockwise-state.ts';
 import type { NamedParameter } from './clip-grad-norm.ts';
 import { fullState, Optimizer, type ParameterGroup, type ParameterUpdate, type UpdateSettings } from './optimizer.ts';
@@ -63,7 +63,10 @@ export class Lion8bit extends Lion {
       return;
     }
     const { tensor: param, grad, buffers } = parameter;
-    this.#state.run(buffers, 1, ([m]) => lionUpdate.apply({ param, grad, m: m! }, this.rates(settings)));
+    const moments = this.#state.moments(buffers, 1);
+    const rates = this.rates(settings);
+    if (!lion8bitUpdate(param, grad, moments[0]!, rates))
+      this.#state.widened(moments, ([m]) => lionUpdate.apply({ param, grad, m: m! }, rates));
   }
 
   override dispose(): void {

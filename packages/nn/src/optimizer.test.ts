@@ -1,4 +1,14 @@
-import { memory, NonFiniteError, referenceBackend, scope, type Tensor, tensor } from '@lorikeet/tensor';
+import {
+  type Backend,
+  type Call,
+  memory,
+  NonFiniteError,
+  referenceBackend,
+  scope,
+  type Tensor,
+  type TensorData,
+  tensor,
+} from '@lorikeet/tensor';
 import { expectClose } from '@lorikeet/tensor/testing';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
@@ -175,6 +185,29 @@ describe('8-bit state', () => {
     expect(spec('big.absmax2')).toBe('f32 [17]');
     expect([spec('small.state2'), spec('named.state1')]).toEqual(['f32 [4095]', 'f32 [4100]']);
     expect(state.has('small.absmax1')).toBe(false);
+  });
+});
+
+describe('a backend without a kernel for 8-bit steps', () => {
+  it('composes them, within roundings of the kernel', async () => {
+    const bare = referenceBackend();
+    const composing = {
+      ...bare,
+      supports: (call: Call) => !/^(adamw|lion)8bit$/.test(call.op.name) && bare.supports(call),
+    };
+    for (const kind of [AdamW8bit, Lion8bit]) {
+      const run = async (on: Backend): Promise<TensorData> => {
+        const p = tensor(
+          Float32Array.from({ length: 600 }, (_, i) => Math.sin(i)),
+          { backend: on, requiresGrad: true },
+        );
+        const optimizer = new kind([{ path: 'p', tensor: p }], { ...blockwise, lr: 0.01 });
+        for (let i = 0; i < 5; i++) optimizer.step(scope(() => p.mul(p).mul(p).sum().backward()));
+        return p.data();
+      };
+      const [fused, composed] = [await run(bare), await run(composing)];
+      expectClose(composed, fused, { relative: 1e-5, absolute: 1e-5 }, kind.name);
+    }
   });
 });
 

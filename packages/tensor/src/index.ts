@@ -81,7 +81,7 @@ export {
 export {
   createDynamicMap,
   dequantizeBlockwise,
-  gridCells,
+  placesOf,
   type QuantizedBlocks,
   quantizeBlockwise,
 } from './ops/quantize-8bit.ts';
@@ -89,6 +89,14 @@ export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
 export { elementwiseOps, ops, updates } from './ops/registry.ts';
 export { rope } from './ops/rope.ts';
 export { adamwUpdate, lionUpdate, sgdUpdate, writeRows } from './ops/update.ts';
+export {
+  type AdamW8bitRates,
+  adamw8bitUpdate,
+  type Lion8bitRates,
+  lion8bitUpdate,
+  type Moment8bit,
+  stateBlocksize,
+} from './ops/update-8bit.ts';
 export { normalsOf, permutationOf, RandomKey, randomKey, threefry2x32 } from './random.ts';
 export { nextKey, withRandom } from './random-context.ts';
 export { bytesBuffer, referenceBackend, runReference } from './reference-backend.ts';

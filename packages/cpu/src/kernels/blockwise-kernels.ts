@@ -1,5 +1,5 @@
 /** The ops `quantizeBlockwise` and `dequantizeBlockwise`. */
-import { gridCells, type Operand, sizeOf } from '@lorikeet/tensor';
+import { type Operand, placesOf, sizeOf } from '@lorikeet/tensor';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { blockWord, blockwiseModule, dequantizeBlockTask, quantizeBlockTask } from './blockwise-8bit.ts';
@@ -12,18 +12,6 @@ const maxBlocksize = 65536;
 const maxElements = 2 ** 31 - maxBlocksize - elementsPerChunk;
 /** Optimizers and double quantization use two maps; a program has no use for many. */
 const keptTables = 4;
-
-/** For each cell of the grid on [-1, 1] the place of the nearest value of an ascending map. */
-function placesOf(map: Float32Array): Uint8Array {
-  const table = new Uint8Array(gridCells + 1);
-  let place = 0;
-  for (let cell = 0; cell <= gridCells; cell++) {
-    const value = Math.fround(Math.fround((2 * cell) / gridCells) - 1);
-    while (place < 255 && Math.fround(Math.fround(map[place]! + map[place + 1]!) / 2) < value) place++;
-    table[cell] = place;
-  }
-  return table;
-}
 
 export function blockwiseKernels({ team }: KernelHost): Record<'quantizeBlockwise' | 'dequantizeBlockwise', Kernel> {
   const tasks = lazyTasks(team, () => blockwiseModule(team.memory.shape));

@@ -45,8 +45,20 @@ interface Blocks {
   readonly blocksize: number;
 }
 
-/** Cells of the grid on [-1, 1] that a scaled value is rounded to before the map is searched: bitsandbytes' lookup table. */
+/** Cells of the grid on [-1, 1] that a scaled value is rounded to before the map is searched. */
 export const gridCells = 65535;
+
+/** For each cell of the grid on [-1, 1] the place of the nearest value of an ascending map: bitsandbytes' lookup table. */
+export function placesOf(map: Float32Array): Uint8Array {
+  const table = new Uint8Array(gridCells + 1);
+  let place = 0;
+  for (let cell = 0; cell <= gridCells; cell++) {
+    const value = Math.fround(Math.fround((2 * cell) / gridCells) - 1);
+    while (place < 255 && Math.fround(Math.fround(map[place]! + map[place + 1]!) / 2) < value) place++;
+    table[cell] = place;
+  }
+  return table;
+}
 
 /** f32; f64 too, which checks in f64 widen inputs to: it is rounded to f32 before use. */
 const isWide = (dtype: DType): boolean => dtype === 'f32' || dtype === 'f64';

@@ -8,13 +8,14 @@ import { concatOp, contiguousOp, padOp, permuteOp, sliceOp } from './layout.ts';
 import { crossEntropyGradOp, crossEntropyOp } from './loss.ts';
 import { matmulOp } from './matmul.ts';
 import { matmul4bitOp } from './matmul-4bit.ts';
+import { matmul8bitOp, quantizeRowwiseOp } from './matmul-8bit.ts';
 import { layerNormOp, logSoftmaxOp, rmsNormGradOp, rmsNormOp, softmaxGradOp, softmaxOp } from './normalize.ts';
 import { dequantize4bitOp, quantize4bitOp } from './quantize-4bit.ts';
-import { matmul8bitOp, quantizeRowwiseOp } from './matmul-8bit.ts';
 import { dequantizeBlockwiseOp, quantizeBlockwiseOp } from './quantize-8bit.ts';
 import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
 import { ropeOp } from './rope.ts';
 import { adamwUpdate, lionUpdate, sgdUpdate, writeRowsOp } from './update.ts';
+import { adamw8bitOp, lion8bitOp } from './update-8bit.ts';
 
 /** Rows of the expression language. */
 export const elementwiseOps: readonly ElementwiseOp[] = Object.values(elementwise);
@@ -28,5 +29,5 @@ export const ops = [
   quantizeBlockwiseOp, dequantizeBlockwiseOp, quantizeRowwiseOp, matmul8bitOp,
 ] as unknown as readonly Op<string, Readonly<Record<string, unknown>>>[]; // biome-ignore format: a table
 
-/** Rows that write in place. */
-export const updates = [adamwUpdate, sgdUpdate, lionUpdate] as const;
+/** Optimizer steps, which write in place. */
+export const updates = [adamwUpdate, sgdUpdate, lionUpdate, adamw8bitOp, lion8bitOp] as const;
