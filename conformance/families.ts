@@ -1,7 +1,10 @@
+import { runDataCase } from './family-data.ts';
 import { runLoraCase } from './family-lora.ts';
 import { runNnCase } from './family-nn.ts';
 import { runOpCase } from './family-ops.ts';
 import { runPhi3Case } from './family-phi3.ts';
+import { runQuantizationCase } from './family-quantization.ts';
+import { runRunsCase } from './family-runs.ts';
 import { runTokenizerCase } from './family-tokenizer.ts';
 import { runTrainerCase } from './family-trainer.ts';
 import type { FamilyRunner } from './findings.ts';
@@ -29,10 +32,15 @@ export const families: readonly Family[] = [
     once: true,
   },
   { name: 'lora', promise: 'your adapter behaves in PEFT as it does here', run: runLoraCase },
-  { name: 'quantization', promise: 'your 4-bit file is that of bitsandbytes' },
+  { name: 'quantization', promise: 'your 4-bit file is that of bitsandbytes', run: runQuantizationCase },
   { name: 'trainer', promise: 'your loss curve is that of TRL', run: runTrainerCase },
-  { name: 'data', promise: 'your split is that of datasets, your scores those of rouge_score', once: true },
-  { name: 'runs', promise: 'a whole run ends where TRL and PEFT end' },
+  {
+    name: 'data',
+    promise: 'your split is that of datasets, your scores those of rouge_score',
+    run: runDataCase,
+    once: true,
+  },
+  { name: 'runs', promise: 'a whole run ends where TRL and PEFT end', run: runRunsCase },
   { name: 'gpujs', promise: 'an independent implementation gets the same from every op' },
 ];
 

@@ -32,13 +32,13 @@ export async function gradientFindings(
   gradients: Gradients,
   parameters: readonly NamedParameter[],
   label = 'gradient of',
+  limit = modelLimit('gradient', backend.name),
 ): Promise<Finding[]> {
   const recorded = testCase.gradients ?? {};
   sameNames(
     parameters.map((p) => p.path),
     Object.keys(recorded),
   );
-  const limit = modelLimit('gradient', backend.name);
   return Promise.all(
     parameters.map(({ path, tensor }) =>
       tensorFinding(`${label} ${path}`, gradients.of(tensor), recording.tensor(recorded[path]!), limit),
