@@ -1,20 +1,33 @@
 import { join } from 'node:path';
-import { memoryFiles, nodeFiles } from '@lorikeet/files';
+import { memoryFiles, nodeFiles, readJson } from '@lorikeet/files';
 import * as lora from '@lorikeet/lora';
-import { trainableParameters } from '@lorikeet/nn';
+import { type ModuleLike, trainableParameters } from '@lorikeet/nn';
 import type { Phi3ForCausalLM } from '@lorikeet/phi3';
 import { openSafetensors } from '@lorikeet/safetensors';
 import { type Backend, noGrad, openScope, randomKey, type Tensor } from '@lorikeet/tensor';
 import { type CaseContext, type Finding, numbersOf, tensorFinding, upload } from './findings.ts';
+import { type Json, runInit, runModule, runWritten, sameConfig } from './lora-cases.ts';
 import { gradientFindings, openModel, readBatch, sameNames } from './models.ts';
 import { modelLimit } from './tolerances.ts';
 
 /** PEFT's prefix of every tensor in an adapter file, before the path in the model. */
 export const peftPrefix = 'base_model.model.';
 
-/** A recorded case of the family: an adapter folder of PEFT, or a layer of loralib. */
-export const runLoraCase = async (context: CaseContext): Promise<Finding[]> =>
-  context.testCase.op === 'peft' ? runPeft(context) : runLayer(context);
+/** A recorded case of the family: an adapter folder of PEFT, one of ours that PEFT has read, or a layer of loralib. */
+export async function runLoraCase(context: CaseContext): Promise<Finding[]> {
+  switch (context.testCase.op) {
+    case 'peft':
+      return runPeft(context);
+    case 'peft-init':
+      return runInit(context);
+    case 'peft-module':
+      return runModule(context);
+    case 'written':
+      return runWritten(context);
+    default:
+      return runLayer(context);
+  }
+}
 
 /** An adapter that PEFT wrote: logits, loss and gradients with it, the same file written again, and the merged model. */
 async function runPeft(context: CaseContext): Promise<Finding[]> {
@@ -59,7 +72,7 @@ export const adapterParameters = (model: Phi3ForCausalLM) =>
   trainableParameters(model).map(({ path, tensor }) => ({ path: `${peftPrefix}${path}`, tensor }));
 
 /** Written again, the adapter has PEFT's tensor names, shapes and bytes, and only keys that PEFT knows. */
-async function sameAdapterFile(model: Phi3ForCausalLM, folder: string): Promise<void> {
+async function sameAdapterFile(model: ModuleLike, folder: string): Promise<void> {
   const written = memoryFiles();
   await lora.saveAdapter(written, 'adapter', model);
   const [ours, theirs] = [
@@ -75,13 +88,10 @@ async function sameAdapterFile(model: Phi3ForCausalLM, folder: string): Promise<
     )
       throw new Error(`saveAdapter: ${name} must be what was loaded: it is not.`);
   }
-  const config = JSON.parse(Buffer.from(await written.read('adapter/adapter_config.json')).toString()) as object;
-  const known = JSON.parse(
-    Buffer.from(await nodeFiles().read(join(folder, 'adapter_config.json'))).toString(),
-  ) as object;
-  const unknown = Object.keys(config).filter((key) => !(key in known));
-  if (unknown.length > 0)
-    throw new Error(`saveAdapter: adapter_config.json must have PEFT's keys only: got ${unknown.join(', ')}.`);
+  sameConfig(
+    (await readJson(written, 'adapter/adapter_config.json')) as Json,
+    (await readJson(nodeFiles(), join(folder, 'adapter_config.json'))) as Json,
+  );
 }
 
 type LayerOptions = Readonly<Record<string, number>> & {

@@ -1,47 +1,42 @@
 /**
- * Writes what `reference/check_adapter.py` loads in Python: a base model, an adapter of ours, the merged model and logits.
+ * Writes what reference/lora_written.py loads in Python: adapters of ours on a base model, and their logits.
  *
- *   node conformance/write-adapter.ts DIR
+ *   node conformance/write-adapter.ts BASE DIR
+ *
+ * DIR/configs.json says `seed`, `sequences` (lists of ids) and `configs` (label -> LoraConfig).
  */
-import { cp } from 'node:fs/promises';
 import { join } from 'node:path';
-import { nodeFiles } from '@lorikeet/files';
-import { applyLora, loraStateDict, mergeAndUnload, saveAdapter } from '@lorikeet/lora';
-import { copyInto } from '@lorikeet/nn';
-import { loadPhi3, savePhi3 } from '@lorikeet/phi3';
-import { writeSafetensors } from '@lorikeet/safetensors';
-import { noGrad, normal, randomKey, referenceBackend, tensor } from '@lorikeet/tensor';
+import { nodeFiles, readJson } from '@lorikeet/files';
+import { type LoraConfig, saveAdapter } from '@lorikeet/lora';
+import { loadPhi3 } from '@lorikeet/phi3';
+import { type WriteEntry, writeSafetensors } from '@lorikeet/safetensors';
+import { noGrad, referenceBackend } from '@lorikeet/tensor';
+import { makeAdapter } from './written-adapters.ts';
 
-async function main(directory: string): Promise<void> {
-  const files = nodeFiles();
-  const backend = referenceBackend();
-  await cp(join(import.meta.dirname, 'recordings', 'lora', 'base'), join(directory, 'base'), { recursive: true });
-  using model = await loadPhi3(files, join(directory, 'base'), { backend });
-  const config = { r: 5, loraAlpha: 7, loraDropout: 0.1, targetModules: 'all-linear', useRslora: true } as const;
-  applyLora(model, config, { key: randomKey(3) });
-  model.eval();
-  // B begins as zero: give it values, so that the adapter does something.
-  const key = randomKey(4);
-  for (const [path, t] of loraStateDict(model))
-    if (path.includes('lora_B')) copyInto(t, normal(t.shape, { backend, key: key.fold(path), std: 0.2 }));
-  await saveAdapter(files, join(directory, 'adapter'), model);
-  const ids = Int32Array.from({ length: 11 }, (_, i) => (i * 17 + 3) % model.config.vocabSize);
-  const results = {
-    ids: tensor(ids, { backend, dtype: 'i32' }),
-    logits: noGrad(() => model.logits({ ids, lengths: [ids.length] })),
-  };
-  const entries = Object.entries(results).map(([name, t]) => {
-    return { name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() };
-  });
-  await writeSafetensors(files, join(directory, 'logits.safetensors'), entries);
-  await mergeAndUnload(model);
-  await savePhi3(files, join(directory, 'merged'), model);
-  console.log(`wrote ${directory}: now run conformance/reference/check_adapter.py ${directory}`);
+interface Orders {
+  readonly seed: number;
+  readonly sequences: readonly (readonly number[])[];
+  readonly configs: Readonly<Record<string, LoraConfig>>;
 }
 
-const [directory] = process.argv.slice(2);
-if (directory) await main(directory);
+async function main(base: string, directory: string): Promise<void> {
+  const files = nodeFiles();
+  const { seed, sequences, configs } = (await readJson(files, join(directory, 'configs.json'))) as Orders;
+  const batch = { ids: Int32Array.from(sequences.flat()), lengths: sequences.map((s) => s.length) };
+  const entries: WriteEntry[] = [];
+  for (const [name, config] of Object.entries(configs)) {
+    using model = await loadPhi3(files, base, { backend: referenceBackend() });
+    await makeAdapter(model, config, seed);
+    using logits = noGrad(() => model.logits(batch));
+    entries.push({ name, dtype: logits.dtype, shape: logits.shape, bytes: await logits.bytes() });
+    await saveAdapter(files, join(directory, name), model);
+  }
+  await writeSafetensors(files, join(directory, 'logits.safetensors'), entries);
+}
+
+const [base, directory] = process.argv.slice(2);
+if (base && directory) await main(base, directory);
 else {
-  console.error('write-adapter: needs a folder to write to: got none. Run: node conformance/write-adapter.ts DIR');
+  console.error('write-adapter: needs a base and a folder. Run: node conformance/write-adapter.ts BASE DIR');
   process.exitCode = 2;
 }

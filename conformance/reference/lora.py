@@ -1,42 +1,53 @@
-"""PEFT adapters on a tiny Phi-3, and loralib's layers.
+"""PEFT adapters on a tiny Phi-3 with every option that this project has, adapters of ours in PEFT, and loralib's layers.
 
-`base/` is the model, `<adapter>/` the folder PEFT wrote: logits, gradients of the adapter, merged weights.
+`base/` is the model, `<adapter>/` the folder PEFT wrote: logits, gradients of the adapter, merged weights. `written/` is
+what this project wrote while recording, accepted by PEFT.
 """
 
 import loralib
 import torch
 from peft import LoraConfig, get_peft_model
 
-from lora_peft import save_adapter
+from lora_inits import record_inits
+from lora_module import record_biases
+from lora_peft import save_adapter, set_aside_base
+from lora_written import record_written
 from recording import Recording
-from tiny_phi3 import build, random_batch, save, save_bf16, store_batch, token_loss, trained_tokens
+from tiny_phi3 import random_batch, store_batch, token_loss, trained_tokens
 
-ADAPTERS = {
-    "fused-linears": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]},
-    "all-linear-rslora": {"r": 3, "lora_alpha": 6, "target_modules": "all-linear", "use_rslora": True},
-    "one-layer": {"r": 2, "lora_alpha": 16, "target_modules": r"model\.layers\.1\..*qkv_proj"},
-    "patterns": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "o_proj", "down_proj"],
-                 "rank_pattern": {"o_proj": 2}, "alpha_pattern": {r"layers\.1\.mlp\.down_proj": 32}},
-    "saved-head": {"r": 2, "lora_alpha": 4, "target_modules": ["o_proj"], "modules_to_save": ["lm_head"]},
-    "bf16-base": {"r": 4, "lora_alpha": 8, "target_modules": ["qkv_proj", "down_proj"]},
-    "one-index": {"r": 2, "lora_alpha": 4, "target_modules": ["o_proj", "gate_up_proj"], "layers_to_transform": [1]},
-}
+ALL = ["qkv_proj", "o_proj", "gate_up_proj", "down_proj"]
 
 
-def base_model(r: Recording, folder: str):
-    """The model that adapters share, its folder written at the first call."""
-    seed = r.random.get_state()
-    r.random.manual_seed(r.seed)
-    model = build(r)
-    r.random.set_state(seed)
-    if not (r.directory / folder).exists():
-        (save_bf16 if folder == "base-bf16" else save)(model, r.directory / folder)
-    return model
+def drawn_adapters(r: Recording) -> dict:
+    """Every form of every option; ranks, alphas and the layer that is meant are drawn."""
+    rank = lambda: int(r.integers(1, low=1, high=7))  # noqa: E731
+    alpha = lambda: int(r.integers(1, low=1, high=17))  # noqa: E731
+    layer = int(r.integers(1, high=2))
+    return {
+        "fused-linears": {"r": rank(), "lora_alpha": alpha(), "target_modules": ALL},
+        "all-linear-rslora": {"r": rank(), "lora_alpha": alpha(), "target_modules": "all-linear", "use_rslora": True},
+        "one-layer": {"r": rank(), "lora_alpha": alpha(), "target_modules": rf"model\.layers\.{layer}\..*qkv_proj"},
+        "patterns": {"r": rank(), "lora_alpha": alpha(), "target_modules": ["qkv_proj", "o_proj", "down_proj"],
+                     "rank_pattern": {"o_proj": rank()}, "alpha_pattern": {rf"layers\.{layer}\.mlp\.down_proj": 32},
+                     "use_rslora": True},
+        "saved-head": {"r": rank(), "lora_alpha": alpha(), "target_modules": ["o_proj"], "modules_to_save": ["lm_head"]},
+        "saved-embedding": {"r": rank(), "lora_alpha": alpha(), "target_modules": "all-linear", "modules_to_save": ["embed_tokens"]},
+        "bf16-base": {"r": rank(), "lora_alpha": alpha(), "target_modules": ["qkv_proj", "down_proj"]},
+        "one-index": {"r": rank(), "lora_alpha": alpha(), "target_modules": ["o_proj", "gate_up_proj"], "layers_to_transform": [layer]},
+        "index-in-list": {"r": rank(), "lora_alpha": alpha(), "target_modules": ["o_proj"], "layers_to_transform": layer,
+                          "layers_pattern": "layers"},
+        "whole-path": {"r": rank(), "lora_alpha": alpha(), "target_modules": [f"model.layers.{layer}.mlp.down_proj", "o_proj"]},
+        "excluded": {"r": rank(), "lora_alpha": alpha(), "target_modules": ALL, "exclude_modules": ["o_proj", f"{layer}.mlp.down_proj"]},
+        "excluded-by-expression": {"r": rank(), "lora_alpha": alpha(), "target_modules": "all-linear",
+                                   "exclude_modules": rf".*layers\.{layer}\.mlp.*"},
+        "names-that-match-nothing": {"r": rank(), "lora_alpha": alpha(), "target_modules": ["q_proj", "o_proj", "down_proj"], "bias": "all"},
+        "gaussian": {"r": rank(), "lora_alpha": alpha(), "target_modules": ["gate_up_proj"], "init_lora_weights": "gaussian", "bias": "lora_only"},
+    }
 
 
 def record_adapter(r: Recording, label: str, options: dict) -> None:
     folder = "base-bf16" if label == "bf16-base" else "base"
-    base = base_model(r, folder)
+    base = set_aside_base(r, folder)
     model = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", lora_dropout=0.05, **options)).eval()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -106,6 +117,9 @@ def record_loralib(r: Recording) -> None:
 
 
 def record(r: Recording) -> None:
-    for label, options in ADAPTERS.items():
+    for label, options in drawn_adapters(r).items():
         record_adapter(r, label, options)
+    record_inits(r)
+    record_biases(r)
+    record_written(r)
     record_loralib(r)
