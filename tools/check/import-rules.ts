@@ -18,6 +18,7 @@ export const layers: Readonly<Record<string, Layer>> = {
   '@lorikeet/tensor': { imports: [], node: 'never' },
   '@lorikeet/cpu': { imports: ['@lorikeet/tensor'], node: 'getBuiltinModule' },
   '@lorikeet/webgpu': { imports: ['@lorikeet/tensor'], node: 'getBuiltinModule' },
+  '@lorikeet/gpujs': { imports: ['@lorikeet/tensor'], node: 'never' },
   '@lorikeet/files': { imports: [], node: 'getBuiltinModule' },
   '@lorikeet/safetensors': { imports: ['@lorikeet/files'], node: 'never' },
   '@lorikeet/tokenizer': { imports: [], node: 'never' },
