@@ -83,7 +83,7 @@ function requireFinite(path: string, scales: Float32Array, what: (index: number)
     );
 }
 
-/** Rows through `quantize`, which gives tensors; their bytes are laid end to end into `into`. */
+/** Rows through `quantize`, which gives tensors; their bytes are laid end to end into `into`. The next rows are read meanwhile. */
 async function eachBlock(
   blocks: RowBlocks,
   blocksize: number,
@@ -91,14 +91,27 @@ async function eachBlock(
   into: readonly Uint8Array[],
 ): Promise<void> {
   const ends = into.map(() => 0);
-  for (const [start, end] of rowBlocks(blocks, blocksize)) {
+  const ranges = [...rowBlocks(blocks, blocksize)];
+  const read = (range: readonly [number, number] | undefined): Promise<Tensor | undefined> => {
+    const rows = (async () => range && blocks.rows(...range))();
+    rows.catch(() => undefined); // a failure counts when its turn comes, and is not unhandled until then
+    return rows;
+  };
+  let next = read(ranges[0]);
+  for (const [i] of ranges.entries()) {
     using made = openScope();
-    using rows = await blocks.rows(start, end);
-    const parts = made.run(() => noGrad(() => quantize(rows)));
-    for (const [i, part] of parts.entries()) {
-      const bytes = await part.bytes();
-      into[i]!.set(bytes, ends[i]!);
-      ends[i]! += bytes.length;
+    using rows = (await next)!;
+    next = read(ranges[i + 1]);
+    try {
+      const parts = made.run(() => noGrad(() => quantize(rows)));
+      for (const [k, part] of parts.entries()) {
+        const bytes = await part.bytes();
+        into[k]!.set(bytes, ends[k]!);
+        ends[k]! += bytes.length;
+      }
+    } catch (error) {
+      (await next.catch(() => undefined))?.dispose();
+      throw error;
     }
   }
 }

@@ -96,6 +96,21 @@ describe('QuantizedLinear', () => {
     expect(await some.absmax.bytes()).toEqual(await whole.absmax.bytes());
     expect(some.nested!.offset).toBe(whole.nested!.offset);
   });
+  it('leaves nothing when a block cannot be read or quantized', async () => {
+    using dense = normal([64, 64], { backend, key: randomKey(3) });
+    const blocks = tensorRows('w', dense);
+    const before = memory(backend).liveTensors;
+    const failing = (start: number, end: number): Tensor => {
+      if (start > 0) throw new Error('the disk failed');
+      return blocks.rows(start, end) as Tensor;
+    };
+    await expect(quantizeWeight4bit({ ...blocks, blockElements: 1024, rows: failing }, nf4)).rejects.toThrow('disk');
+    const odd = { ...nf4, blocksize: 48 };
+    await expect(quantizeWeight4bit({ ...blocks, blockElements: 1024 }, odd)).rejects.toThrow(
+      'blocksize must be one of',
+    );
+    expect(memory(backend).liveTensors).toBe(before);
+  });
   it('takes a new dense weight with its settings, and frees the old one', async () => {
     using layer = await layer4bit(backend, [8, 64], nf4);
     const dense = normal([8, 64], { backend, key: randomKey(4) });
