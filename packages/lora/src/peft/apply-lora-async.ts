@@ -1,6 +1,7 @@
 /** applyLora for every initialization, those that read the base's weights too. */
 import { copyInto, type LinearLike, type ModuleLike } from '@lorikeet/nn';
 import { fromBytes, noGrad, normal, type RandomKey, randomKey, scope, type Tensor, writeRows } from '@lorikeet/tensor';
+import { isRequantizable } from '../requantizing-merger.ts';
 import { WeightMerger } from '../weight-merger.ts';
 import { type AdapterState, type InitialPair, rememberAdapter } from './adapter-state.ts';
 import { type ApplyOptions, adaptedLinears, applyLora, unloadAdapter } from './apply-lora.ts';
@@ -27,13 +28,6 @@ export interface ApplyAsyncOptions extends ApplyOptions {
    */
   readonly originalWeights?: OriginalWeights | undefined;
 }
-
-/** A base whose weight can be quantized anew. */
-interface Requantizable extends LinearLike {
-  setDenseWeight(dense: Tensor): Promise<void>;
-}
-/** Whether a base's weight can be quantized anew, by its form. */
-export const isRequantizable = (base: LinearLike): base is Requantizable => 'setDenseWeight' in base;
 
 /** How a quantized base rounds; null for a dense one. */
 function ownRounding(base: LinearLike): Rounding | null {

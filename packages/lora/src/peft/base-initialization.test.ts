@@ -6,7 +6,7 @@ import { describe, expect, it } from 'vitest';
 import { checkpointWeights } from '../folder/checkpoint-weights.ts';
 import { loadAdapter } from '../folder/load-adapter.ts';
 import { saveAdapter } from '../folder/save-adapter.ts';
-import { mergeAndUnload } from '../merge-adapter.ts';
+import { mergeAdapter, mergeAndUnload } from '../merge-adapter.ts';
 import { Int8Linear } from '../quantize/int8-linear.ts';
 import { quantizeWeight4bit, quantizeWeight8bit, tensorRows } from '../quantize/quantize-weight.ts';
 import { QuantizedLinear } from '../quantize/quantized-linear.ts';
@@ -178,6 +178,35 @@ describe('on a quantized base', () => {
     const read = await checkpointWeights(files, 'base', backend);
     expect(await numbers(await read(pathOfLayer))).toEqual(await numbers(weight));
     await expect(read('packed')).rejects.toThrow('packed.weight in base must be floats: it is u8');
+  });
+});
+
+describe('merging into a quantized base', () => {
+  it('quantizes the sum anew, as near as the base was to its weights, and for good', async () => {
+    const { model } = await quantized();
+    applyLora(model, config(true));
+    trainAdapter(model, { seed: 5, std: 0.1 });
+    const before = logits(model);
+    await expect(mergeAdapter(model)).rejects.toThrow(
+      'keepOriginal must be false for a quantized base: model.layers.0',
+    );
+    const layer = adaptedLinears(model).get(pathOfLayer)!;
+    const [sum, base] = [layer.denseWeight(), layer.base as QuantizedLinear];
+    await mergeAndUnload(model);
+    const again = new QuantizedLinear(await quantizeWeight4bit(tensorRows('', sum), base.settings));
+    expect(await numbers(base.denseWeight())).toEqual(await numbers(again.denseWeight()));
+    const moved = await squares(logits(model).sub(before));
+    expect(moved).toBeGreaterThan(0);
+    expect(moved).toBeLessThan(0.2 * (await squares(before)));
+  });
+  it('refuses NaN before anything is written', async () => {
+    const { model } = await quantized();
+    applyLora(model, config(true));
+    trainAdapter(model, { seed: 5, std: 1e25 });
+    const bases = [...adaptedLinears(model).values()].map(({ base }) => (base as QuantizedLinear).weight4bit().packed);
+    const codes = await Promise.all(bases.map((t) => t.bytes()));
+    await expect(mergeAndUnload(model)).rejects.toThrow('merge: the merged weight of model.layers.0');
+    expect(await Promise.all(bases.map((t) => t.bytes()))).toEqual(codes);
   });
 });
 

@@ -2,6 +2,7 @@ import { isLinearLike, type LinearLike, Module, type ModuleLike, type StateEntry
 import { isFloat, type RandomKey, ShapeError, scope, showShape, type Tensor } from '@lorikeet/tensor';
 import { isLoraLayer, type LoraLayer, type MergeOptions } from '../lora-layer.ts';
 import { checkLoraOptions, forwardWithUpdate, initialPair, loraScaling, type Pair } from '../low-rank.ts';
+import { isRequantizable, RequantizingMerger } from '../requantizing-merger.ts';
 import { WeightMerger } from '../weight-merger.ts';
 
 export interface LoraLinearOptions {
@@ -31,7 +32,7 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
   readonly scaling: number;
   enabled = true;
   readonly #base: LinearLike;
-  readonly #merger: WeightMerger;
+  readonly #merger: WeightMerger | RequantizingMerger;
 
   constructor(base: LinearLike, options: LoraLinearOptions) {
     super();
@@ -56,11 +57,14 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
     this.loraDropout = loraDropout;
     this.scaling = loraScaling(r, loraAlpha, useRslora);
     this.#base = base;
-    this.#merger = new WeightMerger({
-      path: () => this.path,
-      weight: () => this.#storedWeight(),
-      delta: (start, end) => this.deltaWeight([start, end]),
-    });
+    const path = (): string => this.path;
+    this.#merger = isRequantizable(base)
+      ? new RequantizingMerger(base, path, () => this.deltaWeight())
+      : new WeightMerger({
+          path,
+          weight: () => this.#storedWeight(),
+          delta: (start, end) => this.deltaWeight([start, end]),
+        });
   }
 
   get base(): LinearLike {
