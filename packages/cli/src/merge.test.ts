@@ -1,4 +1,5 @@
 /** Merging three ways, in processes of its own, and what each says of the logits. */
+import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Ended, lorikeet, oneObject } from './testing/command-line.ts';
 import { makeWorkspace, type TestWorkspace } from './testing/workspace.ts';
@@ -63,5 +64,24 @@ describe('merge', () => {
     expect((await run('merge', '-a', 'run4', '--into', 'sideways', '-o', 'never')).code).toBe(2);
     expect((await run('merge', '-a', 'run4', '--prompt', '', '-o', 'never')).code).toBe(2);
     expect(() => space.filesBelow('never')).toThrow();
+  });
+});
+
+describe('first values from the base', () => {
+  test('a run that goes on from a checkpoint gives the same bits, and its adapter fits the original base', async () => {
+    const settings = ['--set', 'peft.initLoraWeights=pissa', '--set', 'peft.r=4', '--set', 'training.maxSteps=4', '--set', 'training.saveSteps=2', '--set', 'quantization.loadIn4bit=true']; // biome-ignore format: one line
+    const train = (dir: string, ...more: readonly string[]): Promise<Ended> => run('train', '-c', 'run.yaml', ...settings, '--output-dir', dir, ...more); // biome-ignore format: one line
+    expect((await train('whole')).code).toBe(0);
+    expect((await train('again')).code).toBe(0);
+    const file = 'adapter/adapter_model.safetensors';
+    expect(space.sha256(`again/${file}`)).toBe(space.sha256(`whole/${file}`));
+    const resumed = await train('again', '--resume', 'again/checkpoint-2');
+    expect([resumed.code, resumed.stderr.includes('resumed from')]).toEqual([0, true]);
+    expect(space.sha256(`again/${file}`)).toBe(space.sha256(`whole/${file}`));
+    const adapter = JSON.parse(readFileSync(space.path('whole/adapter/adapter_config.json'), 'utf8')) as Record<string, unknown>; // biome-ignore format: one line
+    expect([adapter.r, adapter.init_lora_weights]).toEqual([8, true]);
+    // A checkpoint is the adapter as it is trained, with what it took from the base.
+    const [from, plain] = [await score('-a', 'whole/checkpoint-4', '-m', 'base'), await score('-a', 'whole', '-m', 'base')]; // biome-ignore format: one line
+    expect(Math.abs(from - plain)).toBeLessThan(0.02 * Math.abs(plain));
   });
 });
