@@ -2,7 +2,7 @@ import { type Backend, referenceBackend } from '@lorikeet/tensor';
 import { hostileBackend } from '@lorikeet/tensor/testing';
 
 /** All are compared when none is named. The hostile one computes as the reference does, late and in bad conditions. */
-export const backendNames = ['reference', 'hostile', 'cpu', 'webgpu'] as const;
+export const backendNames = ['reference', 'hostile', 'cpu', 'webgpu', 'gpujs-cpu', 'gpujs-webasm'] as const;
 export type BackendName = (typeof backendNames)[number];
 
 const openers: Readonly<Record<BackendName, () => Promise<Backend>>> = {
@@ -10,6 +10,8 @@ const openers: Readonly<Record<BackendName, () => Promise<Backend>>> = {
   hostile: async () => hostileBackend(),
   cpu: async () => (await import('@lorikeet/cpu')).cpu(),
   webgpu: async () => (await import('@lorikeet/webgpu')).webgpu(),
+  'gpujs-cpu': async () => (await import('@lorikeet/gpujs')).gpujs({ mode: 'cpu' }),
+  'gpujs-webasm': async () => (await import('@lorikeet/gpujs')).gpujs({ mode: 'webasm' }),
 };
 
 /** A backend, or the reason why this machine has none of that name. */

@@ -1,3 +1,4 @@
+import type { BackendName } from './backends.ts';
 import { runDataCase } from './family-data.ts';
 import { runLoraCase } from './family-lora.ts';
 import { runNnCase } from './family-nn.ts';
@@ -18,6 +19,10 @@ export interface Family {
   readonly run?: FamilyRunner;
   /** Computes no tensor, so it runs once, beside the first backend. */
   readonly once?: true;
+  /** The family whose recording it compares with, if not one of its own. */
+  readonly recordedAs?: string;
+  /** The backends it is about; a backend that a family names runs no other. */
+  readonly backends?: readonly BackendName[];
 }
 
 /** In the order of the table; reference/record.py records them in the same order. */
@@ -41,7 +46,13 @@ export const families: readonly Family[] = [
     once: true,
   },
   { name: 'runs', promise: 'a whole run ends where TRL and PEFT end', run: runRunsCase },
-  { name: 'gpujs', promise: 'an independent implementation gets the same from every op' },
+  {
+    name: 'gpujs',
+    promise: 'an independent implementation gets the same from every op',
+    run: runOpCase,
+    recordedAs: 'ops',
+    backends: ['gpujs-cpu', 'gpujs-webasm'],
+  },
 ];
 
 /** The family of that name; throws for one that no list knows. */
@@ -49,4 +60,9 @@ export function familyOf(name: string): Family {
   const found = families.find((f) => f.name === name);
   if (!found) throw new TypeError(`conformance: family ${name} must be listed in conformance/families.ts: it is not.`);
   return found;
+}
+
+/** Whether a backend runs a family's cases. */
+export function runsOn({ backends }: Family, backend: BackendName): boolean {
+  return backends ? backends.includes(backend) : !families.some((f) => f.backends?.includes(backend));
 }

@@ -13,7 +13,7 @@ import { join } from 'node:path';
 import { parseArgs } from 'node:util';
 import { type Backend, memory } from '@lorikeet/tensor';
 import { type BackendName, backendNames, openBackend } from './backends.ts';
-import { families, familyOf } from './families.ts';
+import { families, familyOf, runsOn } from './families.ts';
 import { type Finding, passes, SkipCase } from './findings.ts';
 import { makeOpTable, opTableLines } from './op-table.ts';
 import { unrecordedOps } from './ops.ts';
@@ -88,7 +88,8 @@ async function runCase(recording: Recording, testCase: Case, backend: Backend, j
 }
 
 async function runBackend(name: BackendName, recordings: readonly Recording[], o: Options): Promise<CaseResult[]> {
-  const all = recordings.flatMap((recording) =>
+  const own = recordings.filter(({ family }) => runsOn(familyOf(family), name));
+  const all = own.flatMap((recording) =>
     recording.cases.filter((c) => c.name.includes(o.cases)).map((testCase) => ({ recording, testCase })),
   );
   const opened = await openBackend(name);
@@ -143,9 +144,20 @@ async function kernelCoverage(backends: readonly BackendName[]): Promise<{ lines
   }
 }
 
+/** The recordings of the chosen families; one that is recorded as another reads that one's under its own name. */
+async function readAll({ recordings, families: chosen }: Options): Promise<Recording[]> {
+  const wanted = families.filter(({ name }) => chosen?.has(name) ?? true);
+  const sources = chosen && new Set(wanted.map(({ name, recordedAs = name }) => recordedAs));
+  const found = await readRecordings(recordings, sources);
+  const borrowed = wanted.flatMap(({ name, recordedAs }) =>
+    found.filter(({ family }) => family === recordedAs).map((recording) => ({ ...recording, family: name })),
+  );
+  return [...found.filter(({ family }) => chosen?.has(family) ?? true), ...borrowed];
+}
+
 async function main(args: readonly string[]): Promise<number> {
   const options = readOptions(args);
-  const read = await readRecordings(options.recordings, options.families);
+  const read = await readAll(options);
   const recordings = options.sensitivity ? read.map(disturbedRecording) : read;
   const results: CaseResult[] = [];
   const perBackend = recordings.filter((r) => !familyOf(r.family).once);

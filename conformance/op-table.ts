@@ -7,7 +7,7 @@ import { type BackendName, openBackend } from './backends.ts';
 export type OpTable = ReadonlyMap<BackendName, ReadonlyMap<string, Coverage>>;
 
 const always: RanReference = () => true;
-/** The cpu backend runs a primitive without a kernel with its reference, in place. */
+/** The cpu and gpujs backends run a primitive without a kernel with its reference. */
 const withoutKernel =
   ({ kernelNames }: { readonly kernelNames: readonly string[] }): RanReference =>
   (call: Call) =>

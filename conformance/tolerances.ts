@@ -51,6 +51,7 @@ const compound: ReadonlySet<string> = new Set([
 ]); // biome-ignore format: a list
 
 const isGpu = (backend: string): boolean => backend === 'webgpu';
+const roundsProducts = (backend: string): boolean => ['cpu', 'webgpu', 'gpujs-webasm'].includes(backend);
 
 /** PyTorch's assert_close for results that are rounded to half precision; integers have one right answer. */
 const byDtype: Readonly<Partial<Record<DType, Limit>>> = {
@@ -77,8 +78,9 @@ export function opLimit(op: string, quantity: Quantity, dtype: DType, backend: s
   const element = byDtype[dtype] ?? (isGpu(backend) ? severalOnGpu : compound.has(op) ? several : single);
   if (terms === 'rounded' && element.kind === 'each') return { ...element, kind: 'terms' };
   if (byDtype[dtype]) return element;
-  // Relaxed SIMD and GPUs may round twice where the reference rounds once: reliability.md section 4 doubles the bound.
-  if (terms) return { kind: 'product', scale: backend === 'cpu' || isGpu(backend) ? 2 : 1 };
+  // Relaxed SIMD and GPUs may round twice where the reference rounds once, and gpu.js in WebAssembly rounds every product:
+  // reliability.md section 4 doubles the bound.
+  if (terms) return { kind: 'product', scale: roundsProducts(backend) ? 2 : 1 };
   return isGpu(backend) && quantity === 'gradient' ? gradientOnGpu : element;
 }
 

@@ -94,9 +94,14 @@ export class GpuJsBackend implements Backend {
     return this.close();
   }
 
+  /** Ops with a kernel of their own, elementwise ones apart. */
+  get kernelNames(): string[] {
+    return [...kernels.keys()];
+  }
+
   describe(): Record<string, unknown> {
     const compiled = this.#kernels.count;
-    return { name: this.name, mode: this.#mode, kernels: ['elementwise', ...kernels.keys()], compiled };
+    return { name: this.name, mode: this.#mode, kernels: ['elementwise', ...this.kernelNames], compiled };
   }
 
   #kernelFor(call: Call): Kernel | undefined {
