@@ -52,3 +52,12 @@ test('control: trained on shuffled answers exact match stays under 20 %', async 
   const summary = await demo('shuffled', [`data.train=${JSON.stringify(file)}`, 'training.evalStrategy=no']);
   expect(summary.exactMatchAfter).toBeLessThan(0.2);
 }, 600_000);
+
+test('a base in 4 bits learns as one in 16 bits: exact match within 2 points', async () => {
+  const options = (loadIn4bit: boolean) => [`quantization.loadIn4bit=${loadIn4bit}`, 'training.evalStrategy=no'];
+  const wide = await demo('16-bit', options(false));
+  const packed = await demo('4-bit', options(true));
+  expect(packed.exactMatchBefore).toBeLessThan(0.05);
+  expect(packed.exactMatchAfter).toBeGreaterThan(0.9);
+  expect(Math.abs(packed.exactMatchAfter - wide.exactMatchAfter)).toBeLessThanOrEqual(0.02);
+}, 600_000);

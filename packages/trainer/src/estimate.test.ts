@@ -9,7 +9,7 @@ const GiB = 2 ** 30;
 /** About Phi-3-mini with bf16 weights and LoRA of rank 16 on all linears, 512 tokens at a time. */
 const parts = { weights: 7.64e9, adapter: 101e6, gradients: 101e6, optimizer: 202e6, activations: 4e9 };
 const mini: RunFacts = {
-  memory: { ...parts, logits: 98e6, process: 0, peakBytes: 12.044e9 },
+  memory: { ...parts, logits: 98e6, process: 0, peakBytes: 12.044e9, trainedTensors: 256 },
   trainableParameters: 25_165_824,
   tokensPerStep: 2048,
   totalSteps: 1000,
@@ -20,7 +20,7 @@ describe('estimateRun', () => {
   it('counts tokens, disk and, once measured, hours', () => {
     const before = estimateRun(mini);
     expect(before).toMatchObject({ tokens: 2_048_000, hours: null, peakBytes: 12.044e9 });
-    expect(before.checkpointBytes).toBe(101e6 + 202e6 + 65_536); // the adapter and its optimizer
+    expect(before.checkpointBytes).toBe(101e6 + 202e6 + 6500 + 256 * 430); // the adapter, its optimizer, names
     expect(before.diskBytes).toBe(4 * before.checkpointBytes); // two kept, the best, the one being written
     expect(estimateRun({ ...mini, saveTotalLimit: null }).diskBytes).toBe(11 * before.checkpointBytes);
     expect(estimateRun({ ...mini, checkpoints: 0 }).diskBytes).toBe(0);

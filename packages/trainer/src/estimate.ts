@@ -47,13 +47,15 @@ export interface RunEstimate {
   readonly hours: number | null;
 }
 
-/** Names, state and manifest of a checkpoint. */
-const checkpointOverheadBytes = 65_536;
+/** State, manifest and configuration of a checkpoint, and what each trained tensor adds: its name in three headers. */
+const checkpointBase = 6500;
+const checkpointBytesPerTensor = 430;
 
 /** What a run will cost: before step one from facts alone, with its speed once that was probed or three steps were done. */
 export function estimateRun(facts: RunFacts, measured?: MeasuredSpeed): RunEstimate {
   const { memory } = facts;
-  const checkpointBytes = memory.adapter + memory.optimizer + checkpointOverheadBytes;
+  const names = checkpointBase + checkpointBytesPerTensor * memory.trainedTensors;
+  const checkpointBytes = memory.adapter + memory.optimizer + names;
   const { saveTotalLimit = 2, checkpoints = 1, stepsDone = 0 } = facts;
   const standing = saveTotalLimit === null ? checkpoints : Math.min(checkpoints, saveTotalLimit + 1);
   const tokens = Math.max(0, facts.totalSteps - stepsDone) * facts.tokensPerStep;

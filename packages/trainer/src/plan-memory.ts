@@ -6,7 +6,7 @@ import type { LossFunction, TrainBatch } from './accumulate-window.ts';
 import type { TrainingOptions } from './options.ts';
 import { train } from './train.ts';
 
-/** Bytes of the tensors of a training step; the parts add up to `peakBytes`. */
+/** Bytes of the tensors of a training step: weights, adapter, gradients, optimizer and activations add up to `peakBytes`. */
 export interface StepMemory {
   /** Frozen weights as they lie in memory. */
   readonly weights: number;
@@ -19,6 +19,8 @@ export interface StepMemory {
   readonly activations: number;
   /** Most bytes of tensors at one time. */
   readonly peakBytes: number;
+  /** How many tensors are trained. */
+  readonly trainedTensors: number;
 }
 
 const bytesOf = (tensors: readonly Tensor[], width?: number): number =>
@@ -63,5 +65,5 @@ export async function planMemory<B extends TrainBatch>(
   for await (const event of events) if (event.type === 'step') optimizer = use.liveBytes - weights - adapter;
   const gradients = bytesOf(trained, 4);
   const activations = Math.max(0, use.peakBytes - weights - adapter - gradients - optimizer);
-  return { weights, adapter, gradients, optimizer, activations, peakBytes: use.peakBytes };
+  return { weights, adapter, gradients, optimizer, activations, peakBytes: use.peakBytes, trainedTensors: trained.length };
 }

@@ -83,7 +83,13 @@ async function measureBase(
     maxLength: config.data.maxLength,
   };
   return withBackend(flags, async (backend) => {
-    const opened = await openModel(files, { modelDir: config.model.path, adapterDir: undefined }, backend, output);
+    const { model, quantization } = config;
+    const opened = await openModel(
+      files,
+      { modelDir: model.path, adapterDir: undefined, quantization },
+      backend,
+      output,
+    );
     return measureModel(opened, heldOut, { batchSize: evalBatchRows, answers: true, tuned: false });
   });
 }
@@ -108,16 +114,16 @@ interface EvalResult {
   readonly samples: readonly Sample[];
 }
 
-/** Runs `lorikeet eval` on what lies on the disk: nothing of this process can help it. */
+/** Runs `lorikeet eval` on what lies on the disk: nothing of this process can help it. The run's folder knows its base. */
 async function measureInNewProcess(
   config: ResolvedConfig,
   adapter: string,
   flags: DemoFlags,
   output: Output,
 ): Promise<EvalResult> {
-  const { data, model } = config;
+  const { data } = config;
   const options = [
-    '--model', model.path, '--adapter', adapter, '--data', data.eval!, '--only', 'tuned', '--exact',
+    '--adapter', adapter, '--data', data.eval!, '--only', 'tuned', '--exact',
     '--samples', '1000000', '--batch-size', `${evalBatchRows}`, '--max-length', `${data.maxLength}`, '--device', flags.device,
     ...(flags.threads === undefined ? [] : ['--threads', `${flags.threads}`]),
   ]; // biome-ignore format: a command line

@@ -14,6 +14,8 @@ export interface TestWorkspace extends Disposable {
   /** Every file below a folder of it, by relative path. */
   filesBelow(name: string): string[];
   sha256(name: string): string;
+  /** Bytes of a file in the folder. */
+  size(...parts: string[]): number;
 }
 
 export const mark = 'canary-7f3a9c';
@@ -39,6 +41,7 @@ export async function makeWorkspace(config = ''): Promise<TestWorkspace> {
     path,
     write,
     filesBelow: below,
+    size: (...parts) => statSync(path(...parts)).size,
     sha256: (name) =>
       createHash('sha256')
         .update(readFileSync(path(name)))
