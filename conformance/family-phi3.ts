@@ -93,22 +93,17 @@ interface Generation {
   readonly model: string;
   readonly maxNewTokens: number;
   readonly repetitionPenalty: number;
+  readonly stopTokenIds: number[];
 }
 
 /** Greedy decoding: the same tokens, their log-probabilities, and those of the whole text. */
 async function runGeneration({ recording, testCase, backend }: CaseContext): Promise<Finding[]> {
-  const {
-    model: folder,
-    stopTokenIds,
-    ...options
-  } = testCase.attributes as unknown as Generation & {
-    stopTokenIds: number[];
-  };
+  const { model: folder, ...options } = testCase.attributes as unknown as Generation;
   using model = await openModel(recording, folder, backend);
   const prompt = numbersOf(recording.tensor(testCase.inputs.ids as string));
   const ids: number[] = [];
   const logprobs: number[] = [];
-  for await (const { id, logprob } of generate(model, prompt, { ...options, stopTokenIds })) {
+  for await (const { id, logprob } of generate(model, prompt, options)) {
     ids.push(id);
     logprobs.push(logprob);
   }
@@ -122,7 +117,7 @@ async function runGeneration({ recording, testCase, backend }: CaseContext): Pro
   ];
 }
 
-/** Greedy decoding of several prompts: all together, and two at a time. */
+/** Greedy decoding of several prompts: all together, and two at a time. Some end before the others. */
 async function runBatchGeneration({ recording, testCase, backend }: CaseContext): Promise<Finding[]> {
   const { model: folder, ...options } = testCase.attributes as unknown as Generation;
   using model = await openModel(recording, folder, backend);
@@ -133,19 +128,19 @@ async function runBatchGeneration({ recording, testCase, backend }: CaseContext)
     start += n;
     return ids.subarray(start - n, start);
   });
+  const recorded = (name: string) => recording.tensor(testCase.outputs[name]!);
   const findings: Finding[] = [];
   for (const batchSize of [prompts.length, 2]) {
-    const made = (await generateBatch(model, prompts, { ...options, batchSize, stopTokenIds: [] })).flat();
-    const recorded = (name: string) => recording.tensor(testCase.outputs[name]!);
-    const values = (name: 'id' | 'logprob') => made.map((token) => token[name]);
+    const made = await generateBatch(model, prompts, { ...options, batchSize });
+    const counts = made.map((tokens) => tokens.length);
+    findings.push(finding(`counts, ${batchSize} together`, counts, recorded('counts'), exact));
+    const values = (name: 'id' | 'logprob') => made.flat().map((token) => token[name]);
+    // Of other numbers of tokens nothing more can be said than that.
+    if (made.flat().length !== recorded('generated').shape[0]) continue;
+    const limit = modelLimit('logits', backend.name);
     findings.push(
       finding(`generated, ${batchSize} together`, values('id'), recorded('generated'), exact),
-      finding(
-        `logprobs, ${batchSize} together`,
-        values('logprob'),
-        recorded('logprobs'),
-        modelLimit('logits', backend.name),
-      ),
+      finding(`logprobs, ${batchSize} together`, values('logprob'), recorded('logprobs'), limit),
     );
   }
   return findings;

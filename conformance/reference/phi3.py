@@ -79,7 +79,7 @@ def loss_of(model, calls: list[dict], count: int, options: dict):
 
 
 def record_batch(r: Recording, model, folder: str, label: str, layout: str, sequences, options: dict | None = None) -> None:
-    name = f"{folder}/{label}, {layout}"
+    name = f"{folder}/{label}"
     calls = laid_out(sequences, layout)
     with torch.no_grad():
         logits = torch.cat([without_padding(model(**call, use_cache=False).logits, call) for call in calls])
@@ -112,7 +112,7 @@ def batches(r: Recording, branch: str, model) -> list[tuple[str, str, list[int],
         return [("ragged", "right", lengths(r, 1, 6), {}), ("label smoothing", "row", lengths(r, 4, 3), smoothing)]
     if branch == "window":
         window = model.config.sliding_window
-        return [("beyond the window", layout, lengths(r, window, window + 1, window * 3 + 1), {}) for layout in ("row", "left", "right")]
+        return [(f"beyond the window, {layout}", layout, lengths(r, window, window + 1, window * 3 + 1), {}) for layout in ("row", "left", "right")]
     if branch == "longrope":
         border = model.config.original_max_position_embeddings
         # transformers chooses the factors by the longest sequence of a call; here each sequence is as if it were alone.

@@ -67,7 +67,8 @@ def padded_left(lists: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def record_together(r: Recording, model, folder: str, prompts: list[int], tokens: int, penalty: float, alone: bool = False) -> None:
     """Prompts of several lengths: what generateBatch does without padding. In transformers one batch padded on the left,
-    or each `alone`, where a batch would rotate all of them by the factors of the longest."""
+    or each `alone`, where a batch would rotate all of them by the factors of the longest. A token that comes early in the
+    first text ends every text that has it, so the others go on without that one."""
     name = f"{folder}/generate {'each alone' if alone else 'a batch padded on the left'}"
     options = {"max_new_tokens": tokens, "repetition_penalty": penalty}
     if alone:
@@ -80,13 +81,20 @@ def record_together(r: Recording, model, folder: str, prompts: list[int], tokens
             runs = [generate(model, ids, attention_mask=mask, **options)]
             gap = greedy_gap(runs[0])
     generated = torch.cat([made.sequences[:, -tokens:] for made in runs])
-    logprobs = torch.cat([torch.stack(made.logits, 1).log_softmax(-1) for made in runs])
+    logprobs = torch.cat([torch.stack(made.logits, 1).log_softmax(-1) for made in runs]).gather(2, generated[..., None])[..., 0]
+    stop = generated[0, whole(r, 1, 2)].item()
+    counts = [next((i + 1 for i, token in enumerate(row) if token == stop), tokens) for row in generated.tolist()]
+    if not alone:
+        stopped = generate(model, ids, attention_mask=mask, **options | {"eos_token_id": stop}).sequences[:, ids.shape[1] :]
+        if any(row[:n] != one[:n] or any(row[n:]) for row, one, n in zip(stopped.tolist(), generated.tolist(), counts)):
+            raise RuntimeError(f"{name}: transformers' batch with a stop token is not the batch without one, cut")
+    kept = torch.arange(generated.shape[1]) < torch.tensor(counts)[:, None]
     r.cases.append({
         "name": name, "op": "generateBatch",
-        "attributes": {"model": folder, "maxNewTokens": tokens, "repetitionPenalty": penalty},
+        "attributes": {"model": folder, "maxNewTokens": tokens, "repetitionPenalty": penalty, "stopTokenIds": [stop]},
         "inputs": {"ids": r.store(f"{name}/prompts", torch.cat(list(lists))), "lengths": r.store(f"{name}/lengths", torch.tensor(prompts))},
-        "outputs": {"generated": r.store(f"{name}/generated", generated),
-                    "logprobs": r.store(f"{name}/logprobs", logprobs.gather(2, generated[..., None])[..., 0])},
+        "outputs": {"generated": r.store(f"{name}/generated", generated[kept]), "counts": r.store(f"{name}/counts", torch.tensor(counts)),
+                    "logprobs": r.store(f"{name}/logprobs", logprobs[kept])},
     })
 
 
