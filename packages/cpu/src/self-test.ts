@@ -15,11 +15,15 @@ import {
   type Tensor,
   tensor,
   threefry2x32,
+  updates,
 } from '@lorikeet/tensor';
 
 /** Programs that together use every node of the expression language that has code of its own. */
 const elementwiseNames = new Set(['exp', 'log', 'sin', 'cos', 'tanh', 'sigmoid', 'gelu', 'pow', 'where', 'div']);
 const tolerance = 1e-4;
+
+/** Ops that may have kernels of their own; steps of the expression language are lowered like other rows. */
+export const kernelOps: readonly AnyOp[] = [...ops, ...updates.filter((op) => 'options' in op)] as unknown as AnyOp[];
 
 type AnyOp = Op<string, Readonly<Record<string, unknown>>>;
 type AnySample = Sample<Readonly<Record<string, unknown>>>;
@@ -103,7 +107,7 @@ export async function selfTest(backend: Backend, kernelNames: Iterable<string>):
       apply(elementwise.inputs.map((n) => given[n]!)),
     ]);
   }
-  const byName = new Map(ops.map((op): [string, AnyOp] => [op.name, op]));
+  const byName = new Map(kernelOps.map((op): [string, AnyOp] => [op.name, op]));
   for (const name of kernelNames) {
     const op = byName.get(name);
     const sample = name === 'attentionGrad' ? attentionGradSample : op?.options.samples[0];

@@ -1,41 +1,21 @@
 /** The ops `quantizeBlockwise` and `dequantizeBlockwise`. */
-import { type Operand, placesOf, sizeOf } from '@lorikeet/tensor';
+import { type Operand, sizeOf } from '@lorikeet/tensor';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { blockWord, blockwiseModule, dequantizeBlockTask, quantizeBlockTask } from './blockwise-8bit.ts';
 import type { FloatType } from './lanes.ts';
+import type { MapTables } from './map-tables.ts';
 import { isFloatType } from './matmul-kernel.ts';
 
 const elementsPerChunk = 32 * 1024;
 /** Elements are counted in 31 bits, the end of a chunk's last block included. */
 const maxBlocksize = 65536;
 const maxElements = 2 ** 31 - maxBlocksize - elementsPerChunk;
-/** Optimizers and double quantization use two maps; a program has no use for many. */
-const keptTables = 4;
-
-export function blockwiseKernels({ team }: KernelHost): Record<'quantizeBlockwise' | 'dequantizeBlockwise', Kernel> {
+export function blockwiseKernels(
+  { team }: KernelHost,
+  tables: MapTables,
+): Record<'quantizeBlockwise' | 'dequantizeBlockwise', Kernel> {
   const tasks = lazyTasks(team, () => blockwiseModule(team.memory.shape));
-  /** Addresses of tables in work memory, by the bytes of the map. */
-  const tables = new Map<string, number>();
-
-  const tableOf = (code: Operand): number => {
-    const at = addressOf(code);
-    const bytes = team.memory.bytes.slice(at, at + 1024);
-    const key = String.fromCharCode(...bytes);
-    const known = tables.get(key);
-    if (known !== undefined) return known;
-    if (tables.size === keptTables) {
-      const [oldest, address] = tables.entries().next().value!;
-      tables.delete(oldest);
-      team.memory.release(address);
-    }
-    const made = placesOf(new Float32Array(bytes.buffer));
-    const address = team.memory.allocate(made.length);
-    team.memory.bytes.set(made, address);
-    tables.set(key, address);
-    return address;
-  };
-
   const run = (
     task: string,
     operands: { readonly x: Operand; readonly out: Operand; readonly absmax: Operand; readonly table: number },
@@ -60,8 +40,7 @@ export function blockwiseKernels({ team }: KernelHost): Record<'quantizeBlockwis
     quantizeBlockwise: {
       fits: ({ inputs, attributes }) => isFloatType(inputs[0]!.dtype) && fitsSize(inputs[0]!, attributes.blocksize),
       run: ({ inputs: [x, code], outputs: [quantized, absmax], attributes }) => {
-        // The table first: making it may grow the memory.
-        const table = tableOf(code!);
+        const table = tables.of(code!);
         const task = quantizeBlockTask(x!.dtype as FloatType);
         run(task, { x: x!, out: quantized!, absmax: absmax!, table }, attributes.blocksize as number);
       },

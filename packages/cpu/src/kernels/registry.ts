@@ -3,9 +3,11 @@ import type { Kernel, KernelHost } from '../kernel.ts';
 import { attentionKernels } from './attention-kernel.ts';
 import { blockwiseKernels } from './blockwise-kernels.ts';
 import { copyKernels } from './copy-kernels.ts';
+import { MapTables } from './map-tables.ts';
 import { matmul4bitKernel } from './matmul-4bit-kernel.ts';
 import { matmulKernel } from './matmul-kernel.ts';
 import type { Tile } from './micro.ts';
+import { optimizer8bitKernels } from './optimizer-8bit-kernels.ts';
 import { quantize4bitKernels } from './quantize-4bit-kernel.ts';
 import { reduceKernels } from './reduce-kernels.ts';
 import { ropeKernel } from './rope.ts';
@@ -13,12 +15,14 @@ import { rowKernels } from './row-kernels.ts';
 
 export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
   const matmul = matmulKernel(host, tile);
+  const tables = new MapTables(host.team);
   return new Map<string, Kernel>(
     Object.entries({
       matmul,
       matmul4bit: matmul4bitKernel(host, matmul.multiply),
       ...quantize4bitKernels(host),
-      ...blockwiseKernels(host),
+      ...blockwiseKernels(host, tables),
+      ...optimizer8bitKernels(host, tables),
       ...copyKernels(host),
       ...reduceKernels(host),
       ...rowKernels(host),

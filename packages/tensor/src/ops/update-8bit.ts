@@ -5,10 +5,10 @@
 import type { Attributes, Dense } from '../backend.ts';
 import { isFloat } from '../dtype.ts';
 import { DTypeError, ShapeError } from '../errors.ts';
-import { defineOp, type Op, type Spec } from '../op.ts';
+import { defineOp, type Op, type SampleInput, type Spec } from '../op.ts';
 import { sameShape, showShape, sizeOf } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
-import { gridCells, placesOf } from './quantize-8bit.ts';
+import { createDynamicMap, gridCells, placesOf } from './quantize-8bit.ts';
 
 /** Elements that share a scale in 8-bit optimizer state: all of bitsandbytes' blockwise optimizers. */
 export const stateBlocksize = 256;
@@ -116,6 +116,16 @@ function eachElement(
   }
 }
 
+/** Numbers of a step that tests and self-tests run. */
+const rates: Rates = { gradScale: 0.5, lr: 0.01, beta1: 0.9, beta2: 0.99, weightDecay: 0.1 };
+
+/** A moment of 300 elements that tests and self-tests draw. */
+const momentSample = (i: 1 | 2, signed: boolean): Record<string, SampleInput> => ({
+  [`state${i}`]: { shape: [300], dtype: 'u8', low: 0, high: 256 },
+  [`absmax${i}`]: { shape: [2], low: 0.1, high: 1 },
+  [`map${i}`]: { shape: [256], values: [...createDynamicMap(signed)] },
+});
+
 /** See adamw8bitUpdate. */
 export const adamw8bitOp = defineOp<
   'param' | 'grad' | 'state1' | 'absmax1' | 'map1' | 'state2' | 'absmax2' | 'map2',
@@ -149,7 +159,12 @@ export const adamw8bitOp = defineOp<
       return fround(fround(fround(p * before) + fround(fround(rate * m1) / root)) * after);
     });
   },
-  samples: [],
+  samples: [
+    {
+      inputs: { ...momentSample(2, false), ...momentSample(1, true), param: { shape: [300] }, grad: { shape: [300] } },
+      attributes: { ...rates, eps: 1e-8, weightDecayAfter: 0, correction1: 0.1, correction2: 0.03 },
+    },
+  ],
 });
 
 /** See lion8bitUpdate. */
@@ -183,7 +198,9 @@ export const lion8bitOp = defineOp<'param' | 'grad' | 'state1' | 'absmax1' | 'ma
       return fround(fround(p * before) - lr * Math.sign(fround(fround(old * beta1) + fround(g * enter1))));
     });
   },
-  samples: [],
+  samples: [
+    { inputs: { ...momentSample(1, true), param: { shape: [300] }, grad: { shape: [300] } }, attributes: rates },
+  ],
 });
 
 /** Applies an op where the backend can; false where it has neither kernel nor reference for it. */
