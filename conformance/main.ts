@@ -68,7 +68,9 @@ const noticed: Judge = (findings) => {
 };
 
 async function runCase(recording: Recording, testCase: Case, backend: Backend, judge: Judge): Promise<CaseResult> {
-  const base = { family: recording.family, backend: backend.name, name: testCase.name, op: testCase.op };
+  const { family } = recording;
+  const where = familyOf(family).once ? 'host' : backend.name;
+  const base = { family, backend: where, name: testCase.name, op: testCase.op };
   const before = memory(backend).liveTensors;
   const start = performance.now();
   const elapsedMs = () => performance.now() - start;
@@ -158,7 +160,8 @@ async function readAll({ recordings, families: chosen }: Options): Promise<Recor
 async function main(args: readonly string[]): Promise<number> {
   const options = readOptions(args);
   const read = await readAll(options);
-  const recordings = options.sensitivity ? read.map(disturbedRecording) : read;
+  const place = (r: Recording): number => families.indexOf(familyOf(r.family));
+  const recordings = (options.sensitivity ? read.map(disturbedRecording) : read).sort((a, b) => place(a) - place(b));
   const results: CaseResult[] = [];
   const perBackend = recordings.filter((r) => !familyOf(r.family).once);
   for (const [i, name] of options.backends.entries())

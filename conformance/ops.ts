@@ -94,6 +94,7 @@ export const reachedThrough: Readonly<Record<string, string>> = {
   lion: 'family nn',
   adamw8bit: 'family quantization',
   lion8bit: 'family quantization',
+  dequantize4bit: 'the weights of matmul4bit in family quantization',
   quantizeBlockwise: 'family quantization',
   dequantizeBlockwise: 'family quantization',
   quantizeRowwise: 'family quantization',
