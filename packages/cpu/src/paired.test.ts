@@ -21,6 +21,7 @@ test.runIf(process.arch === 'x64').each([
   ['smallMatmul', 15],
   ['quantize4bit', 80],
   ['matmul4bit', 80],
+  ['rows4bit', 30],
   ['attention', 100],
 ])('V8 pairs the vectors of %s', (family, least) => {
   expect(pairedOperations(family)).toBeGreaterThanOrEqual(least);

@@ -6,7 +6,7 @@ import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { bytesPerElement, type Features, type FloatType } from './lanes.ts';
 import { isFloatType, type Multiply, side } from './matmul-kernel.ts';
 import type { Pair } from './matmul-plan.ts';
-import { addRows, arrangeTask, maxRows, rowsTask, rowsWord } from './rows-4bit.ts';
+import { addRows, arrangeTask, group, maxRowLength, maxRows, rowsTask, rowsWord } from './rows-4bit.ts';
 import {
   addRowsInt8,
   arrangeInt8Task,
@@ -24,7 +24,7 @@ const at = { packed: 1, absmax: 2, end: 5, v: 6, bias: 7 } as const;
 /** Bytes of W that a chunk of the row kernel reads. */
 const bytesPerChunk = 128 * 1024;
 /** Rows of whole groups whose scales fit the scratch. */
-const fitsRows = ({ shape: [, k] }: Layout4bit): boolean => k % 32 === 0 && k > 0 && k <= 2 ** 20;
+const fitsRows = ({ shape: [, k] }: Layout4bit): boolean => k % group === 0 && k > 0 && k <= maxRowLength;
 
 /** Both kinds of row kernels. */
 function rowsModule(memory: MemoryShape, features: Features): ModuleBuilder {

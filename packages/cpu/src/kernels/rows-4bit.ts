@@ -12,7 +12,7 @@ import {
   type ModuleBuilder,
   moved,
 } from '../assembler.ts';
-import { f32, f32x4, i8x16, i16x8, i32, i32x4, i64, interleave, store, v128 } from '../instructions.ts';
+import { f32, f32x4, i8x16, i16x8, i32, i32x4, i64, interleave, store, type V128, v128 } from '../instructions.ts';
 import { bytesPerElement, type Features, type FloatType, floatTypes, loadFloat, maddFor, sumLanes } from './lanes.ts';
 import { chooser, nibblesOf, roundLanes } from './pack-4bit.ts';
 import { weightFlag, weightWord } from './weight-4bit.ts';
@@ -50,18 +50,18 @@ export function addRows(m: ModuleBuilder, memory: MemoryShape, features: Feature
   for (const dtype of floatTypes) {
     const row = (aRows: number, far: boolean) => rowFunction(m, { features, dtype, aRows, far });
     const near = [row(1, false), row(2, false)] as const;
-    rows(m, { dtype, absmax, near, far: withStore ? [row(1, true), row(2, true)] : undefined });
+    const table = tableFunction(m, dtype);
+    rows(m, { dtype, absmax, table, near, far: withStore ? [row(1, true), row(2, true)] : undefined });
   }
 }
 
 /** Elements of a group in the order in which they come out of the table, four a vector. */
 function orderOf(weight: FloatType): number[] {
-  // Bytes hold elements 2i (high nibble) and 2i + 1; 16-bit values come out as their even, then their odd lanes.
-  const eights = [0, 1].flatMap((low) => [0, 8].map((first) => ({ low, first })));
-  return eights.flatMap(({ low, first }) => {
-    const lanes = weight === 'bf16' ? [0, 2, 4, 6, 1, 3, 5, 7] : [0, 1, 2, 3, 4, 5, 6, 7];
-    return lanes.map((lane) => 2 * (first + lane) + low);
-  });
+  // Bytes hold elements 2i (high nibble) and 2i + 1; the low and the high eight of them come out side by side, which pairs.
+  const parts = weight === 'bf16' ? [[0, 2, 4, 6], [1, 3, 5, 7]] : [[0, 1, 2, 3], [4, 5, 6, 7]]; // biome-ignore format: lanes
+  return [0, 1].flatMap((low) =>
+    parts.flatMap((lanes) => [0, 8].flatMap((first) => lanes.map((lane) => 2 * (first + lane) + low))),
+  );
 }
 
 function arrange(m: ModuleBuilder, dtype: FloatType, weight: FloatType): void {
@@ -89,21 +89,40 @@ interface RowKind {
   readonly far: boolean;
 }
 
-/** Planes of 16 bytes from 16 numbers in four vectors: the two upper bytes of bf16 values, all four of others, lowest first. */
-function planesOf(f: FunctionBuilder, dtype: FloatType, values: readonly Local<'v128'>[]): Local<'v128'>[] {
-  const pairs = (halves: readonly Local<'v128'>[]) =>
-    [0, 2].map((i) => f.vector(i16x8.narrowUnsigned(halves[i]!, halves[i + 1]!)));
-  const planes = ([a, b]: readonly Local<'v128'>[]) => {
-    const byte = f.hoist(i32x4.const(0x00ff00ff));
+/**
+ * (weight, scales, slots, to): for each scale its 16 values of code * absmax, rounded: f32, or the 16 bits of a bf16 in 32. A
+ * pass of its own, so that V8 pairs its vectors.
+ */
+function tableFunction(m: ModuleBuilder, dtype: FloatType): FunctionRef {
+  return m.function(undefined, ['i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [weight, scales, slots, to] = f.params as [IntLocal, IntLocal, IntLocal, IntLocal];
+    const quarters = [0, 1, 2, 3];
+    const code = quarters.map((i) => f.vector(v128.load(weight, (weightWord.code + 4 * i) * 4)));
+    f.for(0, slots, 1, () => {
+      const scale = f.vector(v128.load32Splat(scales));
+      const values = quarters.map((i) => f.vector(roundLanes(f, dtype, f32x4.mul(code[i]!, scale))));
+      const bits = dtype === 'bf16' ? values.map((v) => f.vector(i32x4.shrU(v, 16))) : values;
+      for (const i of quarters) f.emit(store.v128(to, bits[i]!, 16 * i));
+      f.increase(scales, 4);
+      f.increase(to, tableBytes);
+    });
+  });
+}
+
+/** Planes of 16 bytes of a table: the two of bf16, all four of others, lowest first. */
+function loadTable(f: FunctionBuilder, dtype: FloatType, table: IntLocal): Local<'v128'>[] {
+  const values = [0, 1, 2, 3].map((i) => v128.load(table, 16 * i));
+  const byte = f.hoist(i32x4.const(0x00ff00ff));
+  const planes = (halves: readonly V128[]) => {
+    const [a, b] = [0, 2].map((i) => f.vector(i16x8.narrowUnsigned(halves[i]!, halves[i + 1]!)));
     return [
       f.vector(i8x16.narrowUnsigned(v128.and(a!, byte), v128.and(b!, byte))),
       f.vector(i8x16.narrowUnsigned(i16x8.shrU(a!, 8), i16x8.shrU(b!, 8))),
     ];
   };
-  const upper = () => planes(pairs(values.map((v) => f.vector(i32x4.shrU(v, 16)))));
-  if (dtype === 'bf16') return upper();
+  if (dtype === 'bf16') return planes(values);
   const low = f.hoist(i32x4.const(0xffff));
-  return [...planes(pairs(values.map((v) => f.vector(v128.and(v, low))))), ...upper()];
+  return [...planes(values.map((v) => v128.and(v, low))), ...planes(values.map((v) => i32x4.shrU(v, 16)))];
 }
 
 /** The values of a group's nibbles, in the order of `orderOf`, eight at a time. */
@@ -114,41 +133,38 @@ function valuesOf(
   nibbles: Local<'v128'>,
 ): Local<'v128'>[] {
   const bytes = planes.map((plane) => f.vector(chooser(features)(plane, nibbles)));
-  return (['low', 'high'] as const).flatMap((half) => {
-    const halves = f.vector(interleave(bytes.at(-2)!, bytes.at(-1)!, 1, half));
-    if (dtype === 'bf16') {
-      const mask = f.hoist(i32x4.const(0xffff0000));
-      return [f.vector(i32x4.shl(halves, 16)), f.vector(v128.and(halves, mask))];
-    }
-    const low = f.vector(interleave(bytes[0]!, bytes[1]!, 1, half));
-    return [f.vector(interleave(low, halves, 2, 'low')), f.vector(interleave(low, halves, 2, 'high'))];
-  });
+  const both = ['low', 'high'] as const;
+  const halves = both.map((half) => f.vector(interleave(bytes.at(-2)!, bytes.at(-1)!, 1, half)));
+  if (dtype === 'bf16') {
+    const mask = f.hoist(i32x4.const(0xffff0000));
+    return [...halves.map((h) => f.vector(i32x4.shl(h, 16))), ...halves.map((h) => f.vector(v128.and(h, mask)))];
+  }
+  const low = both.map((half) => f.vector(interleave(bytes[0]!, bytes[1]!, 1, half)));
+  return both.flatMap((half) => low.map((l, i) => f.vector(interleave(l, halves[i]!, 2, half))));
 }
 
 /** Partial sums an element of C; they combine in one order, whatever the rows of A at a time. */
 const partialSums = 4;
+/** Where they are stored behind the sums: side by side, which lets V8 pair the loop. */
+const partsAt = 16;
 
 /**
- * (weight, packed row, scales, slots, groups a slot, a, a stride, out): one row of W with `aRows` rows of A; a slot is a run
+ * (packed row, tables, slots, groups a slot, a, a stride, out): one row of W with `aRows` rows of A; a slot is a run
  * of groups with one scale. The sums follow each other at `out`.
  */
 function rowFunction(m: ModuleBuilder, kind: RowKind): FunctionRef {
   const { features, dtype, aRows, far } = kind;
   const madd = maddFor(features);
   const pointer = far ? 'i64' : 'i32';
-  return m.function(undefined, ['i32', pointer, 'i32', 'i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
-    const [weight, packed, scales, slots, groups, firstA, aStride, out] = f.params as [
-      IntLocal, Local<'i32'>, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal,
+  return m.function(undefined, [pointer, 'i32', 'i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [packed, table, slots, groups, firstA, aStride, out] = f.params as [
+      Local<'i32'>, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal,
     ]; // biome-ignore format: a signature
-    const code = [0, 1, 2, 3].map((i) => f.vector(v128.load(weight, (weightWord.code + 4 * i) * 4)));
     const a = [firstA];
     while (a.length < aRows) a.push(f.int(i32.add(a.at(-1)!, aStride)));
     const sums = a.map(() => Array.from({ length: partialSums }, () => f.vector()));
-    const scale = f.vector();
     f.for(0, slots, 1, () => {
-      f.set(scale, v128.load32Splat(scales));
-      const table = code.map((c) => f.vector(roundLanes(f, dtype, f32x4.mul(c, scale))));
-      const planes = planesOf(f, dtype, table);
+      const planes = loadTable(f, dtype, table);
       f.for(0, groups, 1, () => {
         const values = nibblesOf(f, f.vector(v128.load(packed))).flatMap((n) => valuesOf(f, kind, planes, n));
         for (const [r, row] of a.entries())
@@ -159,11 +175,12 @@ function rowFunction(m: ModuleBuilder, kind: RowKind): FunctionRef {
         f.set(packed, moved(packed, group / 2));
         for (const row of a) f.increase(row, group * 4);
       });
-      f.increase(scales, 4);
+      f.increase(table, tableBytes);
     });
     for (const [r, parts] of sums.entries()) {
-      const [p, q, s, t] = parts as [Local<'v128'>, Local<'v128'>, Local<'v128'>, Local<'v128'>];
-      const all = f.vector(f32x4.add(f32x4.add(p, q), f32x4.add(s, t)));
+      for (const [i, part] of parts.entries()) f.emit(store.v128(out, part, partsAt + 16 * i));
+      const at = (i: number) => v128.load(out, partsAt + 16 * i);
+      const all = f.vector(f32x4.add(f32x4.add(at(0), at(1)), f32x4.add(at(2), at(3))));
       f.emit(store.f32(out, sumLanes(all), 4 * r));
     }
   });
@@ -172,16 +189,22 @@ function rowFunction(m: ModuleBuilder, kind: RowKind): FunctionRef {
 interface RowsKind {
   readonly dtype: FloatType;
   readonly absmax: FunctionRef;
+  readonly table: FunctionRef;
   /** For one and for two rows of A. */
   readonly near: readonly [FunctionRef, FunctionRef];
   readonly far: readonly [FunctionRef, FunctionRef] | undefined;
 }
 
-/** Where a row's scales lie in scratch, behind the sums. */
-const scalesAt = 64;
+/** Bytes of a slot's table. */
+const tableBytes = 64;
+/** Where a row's scales lie in scratch, behind the sums, and its tables. */
+const scalesAt = 128;
+const tablesAt = 64 * 1024;
+/** Longest rows whose scales and tables fit there. */
+export const maxRowLength = ((tablesAt - scalesAt) / 4) * group;
 
 /** Chunk = rows of W. */
-function rows(m: ModuleBuilder, { dtype, absmax, near, far }: RowsKind): void {
+function rows(m: ModuleBuilder, { dtype, absmax, table, near, far }: RowsKind): void {
   m.task(rowsTask(dtype), (f, args, chunk, scratch) => {
     const word = (name: keyof typeof rowsWord) => f.int(argument(args, rowsWord[name]));
     const [rowCount, perChunk, a, aStride] = [word('m'), word('rowsPerChunk'), word('a'), word('aStride')];
@@ -196,17 +219,18 @@ function rows(m: ModuleBuilder, { dtype, absmax, near, far }: RowsKind): void {
     const slotShift = f.int(i32.select(cutsBlocks, Math.log2(group), shift));
     const slots = f.int(i32.shrU(rowLength, slotShift));
     const groups = f.int(i32.shl(1, i32.sub(slotShift, Math.log2(group))));
-    const scales = f.int(i32.add(scratch, scalesAt));
+    const [scales, tables] = [f.int(i32.add(scratch, scalesAt)), f.int(i32.add(scratch, tablesAt))];
     const base = f.local('i64', i64.load(weight, weightWord.packed * 4));
     const [element, bytes, rowsOfA] = [f.int(), f.int(), f.int()];
     f.while(row, end, 1, () => {
       f.set(element, i32.mul(row, rowLength));
       f.call(absmax, weight, element, slots, i32.shl(1, slotShift), scales, 4);
+      f.call(table, weight, scales, slots, tables);
       f.set(bytes, i32.shrU(element, 1));
       const run = (i: IntLocal, which: 0 | 1) => {
-        const rest = [scales, slots, groups, i32.add(a, i32.mul(i, aStride)), aStride, scratch] as const;
-        const nearCall = () => f.call(near[which], weight, i32.add(i32.wrap(base), bytes), ...rest);
-        if (far) f.if(isFar, () => f.call(far[which], weight, moved(base, bytes), ...rest), nearCall);
+        const rest = [tables, slots, groups, i32.add(a, i32.mul(i, aStride)), aStride, scratch] as const;
+        const nearCall = () => f.call(near[which], i32.add(i32.wrap(base), bytes), ...rest);
+        if (far) f.if(isFar, () => f.call(far[which], moved(base, bytes), ...rest), nearCall);
         else nearCall();
         f.setInt(rowsOfA, which + 1);
         f.for(0, rowsOfA, 1, (r) => finish(f, args, i32.add(i, r), row, f32.load(i32.add(scratch, i32.shl(r, 2)))));

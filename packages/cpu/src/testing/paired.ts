@@ -2,7 +2,7 @@
  * Runs one kernel family once. With `--no-liftoff` V8 optimizes a function at its first call, and with
  * `--trace-wasm-revectorize` it prints what it paired. Usage: node FLAGS paired.ts FAMILY
  */
-import { attention, matmul4bit, quantize4bit, tensor } from '@lorikeet/tensor';
+import { attention, fromBytes, matmul4bit, quantize4bit, tensor } from '@lorikeet/tensor';
 import { CpuBackend } from '../backend.ts';
 import { choose } from '../features.ts';
 import { LinearMemory } from '../memory.ts';
@@ -18,8 +18,10 @@ const x = tensor(drawFloats(128 * 128, 1), { backend, shape: [128, 128] });
 const row = tensor(drawFloats(128, 2), { backend, shape: [1, 128] });
 const heads = x.reshape([128, 4, 32]);
 
+// Not quantize4bit(x): a family must run its own kernel alone.
 const weight = {
-  ...quantize4bit(x, { quantType: 'nf4', blocksize: 64 }),
+  packed: fromBytes(new Uint8Array(64 * 128), { backend, shape: [64 * 128, 1], dtype: 'u8' }),
+  absmax: tensor(drawFloats(256, 3, 0.1), { backend }),
   ...({ quantType: 'nf4', blocksize: 64, shape: [128, 128], dtype: 'bf16' } as const),
 };
 
@@ -31,6 +33,7 @@ const families = {
   smallMatmul: () => row.matmul(x, { transposeB: true }),
   quantize4bit: () => quantize4bit(x, { quantType: 'fp4', blocksize: 32 }).packed,
   matmul4bit: () => matmul4bit(x, weight),
+  rows4bit: () => matmul4bit(row, weight),
   attention: () => attention(heads, heads, heads, { lengths: [128] }),
 };
 
