@@ -80,6 +80,7 @@ def record_model(r: Recording, label: str, options: dict) -> None:
     for _, parameter in sorted(model.named_parameters()):
         if parameter.requires_grad:
             parameter.data = r.normal(*parameter.shape, std=0.1)
+    model.peft_config["default"].base_model_name_or_path = "dense-f32"  # not the folder it was recorded in
     save_adapter(model, r.directory / f"{label}-adapter")
     sequences = random_batch(r, [7, 5])
     logits = logits_of(model, sequences)
