@@ -17,6 +17,10 @@ export interface MapKernel {
   readonly outputs: readonly Operand[];
   readonly outputType: ValueType;
   readonly uniforms: Uniforms;
+  /** WGSL functions that the body calls. */
+  readonly declarations?: string;
+  /** Binds what is no plain input and returns WGSL functions that read it. */
+  readonly declare?: (bindings: Bindings) => () => string;
   /** WGSL statements that define `out0`, `out1`, ...; `x0(i)` reads element i of input 0. */
   readonly body: () => string;
   /** Scalar operations an element. Default 1. */
@@ -58,6 +62,7 @@ export function runMap(stream: Stream, map: MapKernel): void {
   const groups = Math.ceil((n + phase) / span);
   const bindings = new Bindings();
   const loads = inputs.map((x, i) => declareLoad(`x${i}`, x.operand, x.type, bindings, uniforms));
+  if (map.declare) loads.push(map.declare(bindings));
   const names = {
     n: uniforms.u32('n', n),
     groups: uniforms.u32('groups', groups),
@@ -72,7 +77,11 @@ export function runMap(stream: Stream, map: MapKernel): void {
   stream.dispatch({
     kernel,
     key: `map/${kernel}/${map.key}/${dtypes.join(',')}`,
-    source: () => [preludeWgsl, ...loads.map((f) => f()), mapMain(targets, type, span, names, map.body())].join('\n'),
+    source: () =>
+      [
+        ...[preludeWgsl, ...loads.map((f) => f()), map.declarations ?? ''],
+        mapMain(targets, type, span, names, map.body()),
+      ].join('\n'),
     bindings,
     uniforms,
     workgroups: Math.ceil(groups / workgroupSize),

@@ -15,24 +15,32 @@ const workgroupSize = 64;
 const quad = [0, 1, 2, 3];
 
 /** One operand as the kernel reads it. */
-interface Factor {
+export interface Factor {
   readonly name: string;
   readonly operand: Operand;
+  /** What its load is made for: a dtype, or a form of quantization. */
+  readonly kind: string;
+  /** Binds it and gives it a function `name(i)`. */
+  declare(bindings: Bindings, uniforms: Uniforms): () => string;
   /** Element steps along the axis that the output keeps (m or n), and along k. */
   readonly outer: number;
   readonly k: number;
 }
 
 /** A product that is summed into the tile. */
-interface Pair {
+export interface Pair {
   readonly left: Factor;
   readonly right: Factor;
   readonly k: number;
 }
 
-function factor(name: string, operand: Operand, kIsLast: boolean): Factor {
+export function factor(name: string, operand: Operand, kIsLast: boolean): Factor {
   const [r, c] = operandStrides(operand).slice(-2) as [number, number];
-  return kIsLast ? { name, operand, outer: r, k: c } : { name, operand, outer: c, k: r };
+  return {
+    ...{ name, operand, kind: operand.dtype },
+    declare: (bindings, uniforms) => declareLoad(name, operand, 'f32', bindings, uniforms),
+    ...(kIsLast ? { outer: r, k: c } : { outer: c, k: r }),
+  };
 }
 
 function pairsOf({ inputs, attributes }: Call): Pair[] {
@@ -132,15 +140,14 @@ function sizeUniforms(uniforms: Uniforms, pairs: readonly Pair[], { batch, m, n 
   return { tiles };
 }
 
-function encode(stream: Stream, call: Call, out: Operand): void {
-  const pairs = pairsOf(call);
-  const bias = call.inputs[4] ?? null;
+/** Encodes the sum of products (and bias) into an output of f32. */
+export function encodeProduct(stream: Stream, pairs: readonly Pair[], bias: Operand | null, out: Operand): void {
   const [m, n] = out.shape.slice(-2) as [number, number];
   const batch = out.shape.slice(0, -2);
   const uniforms = new Uniforms();
   const bindings = new Bindings();
   const factors = pairs.flatMap(({ left, right }) => [left, right]);
-  const loads = factors.map((f) => declareLoad(f.name, f.operand, 'f32', bindings, uniforms));
+  const loads = factors.map((f) => f.declare(bindings, uniforms));
   if (bias) loads.push(declareLoad('bias', bias, 'f32', bindings, uniforms));
   const { tiles } = sizeUniforms(uniforms, pairs, { batch, m, n });
   uniforms.u32('out_offset', out.offset);
@@ -150,7 +157,7 @@ function encode(stream: Stream, call: Call, out: Operand): void {
   const nest = collapsed.shape.length > 0 ? collapsed : { shape: [1], strides: [[0], [0]] };
   const batchWgsl = nestWgsl(nest, uniforms, 'batch', 'z');
   const buffer = bindings.write(out);
-  const layout = factors.map((f) => f.operand.dtype);
+  const layout = factors.map((f) => f.kind);
   const memory = ['left', 'right'].map((s) => `var<workgroup> ${s}: array<f32, ${tile * depth}>;`);
   stream.dispatch({
     kernel: 'matmul',
@@ -167,4 +174,4 @@ function encode(stream: Stream, call: Call, out: Operand): void {
 
 /** a @ b (+ u @ v) (+ bias) with transposes, column blocks and broadcast batches, accumulated in f32. */
 export const matmul = (stream: Stream, call: Call): void =>
-  withWideOutput(stream, call.outputs[0]!, (out) => encode(stream, call, out));
+  withWideOutput(stream, call.outputs[0]!, (out) => encodeProduct(stream, pairsOf(call), call.inputs[4] ?? null, out));

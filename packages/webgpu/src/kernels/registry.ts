@@ -4,6 +4,7 @@ import { runElementwise } from './elementwise.ts';
 import { matmul } from './matmul.ts';
 import { concat, contiguous, pad, permute, slice } from './moves.ts';
 import { gather, indexAdd, indexSelect, scatterAdd, writeRows } from './places.ts';
+import { dequantize4bit, matmul4bit, quantize4bit } from './quantize-4bit.ts';
 import { reduce } from './reduce.ts';
 import { softmax } from './softmax.ts';
 
@@ -26,6 +27,9 @@ const kernels: ReadonlyMap<string, Kernel> = new Map<string, Kernel>([
   ['scatterAdd', scatterAdd],
   ['softmax', softmax],
   ['writeRows', writeRows],
+  ['quantize4bit', quantize4bit],
+  ['dequantize4bit', dequantize4bit],
+  ['matmul4bit', matmul4bit],
 ]);
 
 /** The names of all kernels; elementwise programs are generated beside them. */
