@@ -40,3 +40,15 @@ it('finds one value in many, and none in other dtypes', () => {
   expect(countNonFinite(new Uint8Array(values.buffer), 'f32')).toBe(2);
   expect(countNonFinite(new Uint8Array(values.buffer), 'i32')).toBe(0);
 });
+
+it.each(['bf16', 'f16'] as const)('knows every value of %s at every place of a pair', (dtype) => {
+  const wrong: number[] = [];
+  for (let bits = 0; bits < 65_536; bits++)
+    for (const place of [0, 1, 2]) {
+      const values = new Uint16Array(3).fill(0x3c01);
+      values[place] = bits;
+      const bytes = new Uint8Array(values.buffer);
+      if (countNonFinite(bytes, dtype) !== counted(bytes, dtype)) wrong.push(bits);
+    }
+  expect(wrong).toEqual([]);
+});
