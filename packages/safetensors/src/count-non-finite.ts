@@ -33,14 +33,3 @@ export function countNonFinite(bytes: Uint8Array, dtype: FileDType): number {
   const last = bytes.byteLength - whole === 2 ? bytes[whole]! | (bytes[whole + 1]! << 8) : 0;
   return count + (marks(last) & 0x8000 ? 1 : 0);
 }
-
-/**
- * Whether no 16-bit half of the words has all bits of the exponent set, two at a time: with those bits flipped, a half is 0
- * exactly where they were all set, and adding the exponent to any other half reaches its top bit without a carry beyond it.
- */
-function allFinite(words: Uint32Array, exponent: number): boolean {
-  const pair = exponent * 0x10001;
-  let tops = 0x80008000;
-  for (let i = 0; i < words.length; i++) tops &= ((words[i]! & pair) ^ pair) + pair;
-  return (tops & 0x80008000) === (0x80008000 | 0);
-}
