@@ -25,15 +25,18 @@ export interface WindowGradients {
 const breathe = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
 
 /**
- * Forward and backward of every micro-batch of a window that trains something, gradients summed. Dropout of micro-batch i is keyed by
- * `key` folded with i. Null when the signal is aborted before the last of them: nothing is left of the window then.
+ * Forward and backward of every micro-batch of a window that trains something, gradients summed; with a normalizer of 0, of the first
+ * one, whose gradients are 0. Dropout of micro-batch i is keyed by `key` folded with i. Null when the signal is aborted before the last of them: nothing is left of the window then.
  */
 export async function accumulateWindow<B extends TrainBatch>(
   loss: LossFunction<B>,
   window: readonly B[],
   options: { readonly normalizer: number; readonly key: RandomKey; readonly signal: AbortSignal | undefined },
 ): Promise<WindowGradients | null> {
-  const { normalizer, key, signal } = options;
+  const { key, signal } = options;
+  // Nothing trained in all of it: one micro-batch gives the gradients of 0 with which PyTorch's optimizer steps then.
+  const nothing = options.normalizer === 0;
+  const normalizer = nothing ? 1 : options.normalizer;
   const losses: Tensor[] = [];
   let gradients: Gradients | null = null;
   const dispose = (): void => {
@@ -47,7 +50,7 @@ export async function accumulateWindow<B extends TrainBatch>(
         dispose();
         return null;
       }
-      if (batch.trainedTokens === 0) continue;
+      if (batch.trainedTokens === 0 && !(nothing && i === 0)) continue;
       const made = withRandom(key.fold(i), () =>
         scope(() => {
           const value = loss(batch, { normalizer });

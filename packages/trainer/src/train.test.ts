@@ -244,10 +244,10 @@ describe('bad numbers and masked rows', () => {
     const error = (await tinyRun({ learningRate: 1e30, saveSteps: 1 }).catch((e: unknown) => e)) as Error;
     expect(error).toBeInstanceOf(NonFiniteError);
   });
-  it('a window without trained tokens is a note and no update; its loss is not NaN', async () => {
+  it('a window without trained tokens is a note and a step of zero gradients; its loss is not NaN', async () => {
     const examples = tinyExamples(6).map((e, i) => (i === 2 ? { ...e, labels: e.labels.map(() => ignoredLabel) } : e));
     const { steps, notes, events } = await tinyRun({ examples, order: 'sequential', batchSize: 1, maxSteps: 6 });
-    expect(notes).toEqual(['step 3: no token of its rows is trained; nothing was updated']);
+    expect(notes).toEqual(['step 3: no token of its rows is trained; its gradients are 0, as in transformers']);
     expect(steps[2]).toMatchObject({ loss: 0, gradNorm: 0, trainedTokens: 0 });
     const counted = steps.filter((s) => s.trainedTokens > 0).map((s) => s.loss);
     const end = events.at(-1);

@@ -258,15 +258,14 @@ class Run<B extends TrainBatch> {
     const { totalSteps, warmupSteps } = this.#plan;
     const { lrSchedulerType, lrSchedulerOptions } = this.#options;
     const lrFactor = scheduleByName(lrSchedulerType)(this.#step, totalSteps, warmupSteps, lrSchedulerOptions);
-    let update = { loss: 0, gradNorm: 0 };
-    if (normalizer === 0) this.#notes.push(`step ${step}: no token of its rows is trained; nothing was updated`);
+    const update = await this.#update(window, { step, normalizer, lrFactor });
+    if (!update) {
+      this.#batches.restore(drawnBefore as never);
+      return null;
+    }
+    if (normalizer === 0)
+      this.#notes.push(`step ${step}: no token of its rows is trained; its gradients are 0, as in transformers`);
     else {
-      const made = await this.#update(window, { step, normalizer, lrFactor });
-      if (!made) {
-        this.#batches.restore(drawnBefore as never);
-        return null;
-      }
-      update = made;
       this.#totals.lossSum += update.loss;
       this.#totals.lossCount++;
     }
