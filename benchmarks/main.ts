@@ -12,6 +12,7 @@ import { cpu } from '@lorikeet/cpu';
 import type { BenchCase } from './case.ts';
 import { matmulCases } from './cases/matmul.ts';
 import { phi3Cases } from './cases/phi3.ts';
+import { quantizeCases } from './cases/quantize.ts';
 import { alternate, type Rate } from './measure.ts';
 import { loadGpuJs } from './peers.ts';
 
@@ -44,7 +45,7 @@ function show({ name, shape, unit, rates }: Result): void {
     );
 }
 
-const all: readonly BenchCase[] = [...matmulCases, ...phi3Cases];
+const all: readonly BenchCase[] = [...matmulCases, ...quantizeCases, ...phi3Cases];
 const chosen = all.filter(({ name }) => name.includes(values.filter ?? ''));
 if (chosen.length === 0)
   throw new RangeError(

@@ -20,6 +20,8 @@ import {
 
 /** Programs that together use every node of the expression language that has code of its own. */
 const elementwiseNames = new Set(['exp', 'log', 'sin', 'cos', 'tanh', 'sigmoid', 'gelu', 'pow', 'where', 'div']);
+/** Ops that several kernels share by shape, dtype and attributes: all their samples are computed. */
+const manyKernels = new Set(['quantize4bit', 'dequantize4bit', 'matmul4bit']);
 const tolerance = 1e-4;
 
 /** Ops that may have kernels of their own; steps of the expression language are lowered like other rows. */
@@ -110,9 +112,10 @@ export async function selfTest(backend: Backend, kernelNames: Iterable<string>):
   const byName = new Map(kernelOps.map((op): [string, AnyOp] => [op.name, op]));
   for (const name of kernelNames) {
     const op = byName.get(name);
-    const sample = name === 'attentionGrad' ? attentionGradSample : op?.options.samples[0];
-    if (!op || !sample) continue;
-    await check(name, op.options.inputs, sample, (given) => op.apply(given, sample.attributes ?? {}));
+    if (!op) continue;
+    const own = name === 'attentionGrad' ? [attentionGradSample] : op.options.samples;
+    for (const sample of manyKernels.has(name) ? own : own.slice(0, 1))
+      await check(name, op.options.inputs, sample, (given) => op.apply(given, sample.attributes ?? {}));
   }
   return [...new Set(wrong)];
 }

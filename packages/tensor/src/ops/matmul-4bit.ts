@@ -2,7 +2,7 @@
 
 import { isFloat, promote } from '../dtype.ts';
 import { DTypeError, ShapeError } from '../errors.ts';
-import { defineOp, type Op, type Spec } from '../op.ts';
+import { defineOp, type Op, type Sample, type Spec } from '../op.ts';
 import { scope } from '../scope.ts';
 import { sameShape, showShape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -94,6 +94,7 @@ export const matmul4bitOp: Op<Input, Matmul4bitAttributes> = defineOp<Input, Mat
     sample({ shape: [7, 19], blocksize: 32, dtype: 'bf16' }, 6, false),
     sample({ shape: [5, 64] }, 0, true),
     sample({ shape: [12, 64], dtype: 'bf16' }, 4, true, { dtype: 'bf16' }),
+    exactInt8Sample(),
   ],
   errors: [
     {
@@ -119,6 +120,23 @@ export const matmul4bitOp: Op<Input, Matmul4bitAttributes> = defineOp<Input, Mat
   ],
 });
 
+/** Whole numbers up to 127 in a, and the codes -1, 0 and 1: what bytes hold without loss. */
+function exactInt8Sample(): Sample<Matmul4bitAttributes> {
+  const [rows, k, m] = [5, 64, 2];
+  const { inputs, attributes } = sample({ shape: [rows, k] }, m, true);
+  const packed = Array.from({ length: (rows * k) / 2 }, (_, i) => [0xf7, 0x0f, 0x70, 0x77][(i * 7) % 4]!);
+  const a = Array.from({ length: m * k }, (_, i) => (i % 32 === 3 ? 127 : ((i * 29) % 255) - 127));
+  return {
+    inputs: {
+      ...inputs,
+      a: { shape: [m, k], values: a },
+      packed: { ...inputs.packed!, values: packed },
+      absmax: { ...inputs.absmax!, values: Array.from({ length: rows }, (_, i) => 1 + i / 4) },
+    },
+    attributes: { ...attributes, computeDtype: 'int8' as const },
+  };
+}
+
 interface SampleParts {
   readonly isNested?: boolean;
   /** Of the second pair, which a bias joins. */
@@ -131,7 +149,7 @@ function sample(
   m: number,
   transposeB: boolean,
   { isNested = false, rank = 0, dtype }: SampleParts = {},
-) {
+): Sample<Matmul4bitAttributes> & { readonly attributes: Matmul4bitAttributes } {
   const { inputs, attributes } = weightSample(layout, isNested);
   const [n, k] = transposeB ? layout.shape : [layout.shape[1], layout.shape[0]];
   return {
