@@ -3,6 +3,8 @@ import { readFileSync } from 'node:fs';
 import { nodeFiles, readJson } from '@lorikeet/files';
 import { openCheckpoint } from '@lorikeet/safetensors';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { isTight } from './commands/init.ts';
+import { loadedWeightBytes } from './model/quantization.ts';
 import { type Ended, lorikeet, oneObject } from './testing/command-line.ts';
 import { makeWorkspace, type TestWorkspace } from './testing/workspace.ts';
 
@@ -128,6 +130,16 @@ test('a run on a 4-bit base learns, evaluates and generates; its adapter remembe
   expect(await score('--adapter', 'qlora')).toBe(await score('--model', 'base4', '--adapter', 'qlora'));
   const said = await run('generate', '--adapter', 'qlora', '--prompt', 'count 3', '--json', '--max-new-tokens', '4');
   expect(said).toMatchObject({ code: 0 });
+});
+
+test('init offers 4 bits where 16 leave too little memory', async () => {
+  const [files, dir] = [nodeFiles(), space.path('base')];
+  const bytes = await loadedWeightBytes(files, dir, { config: undefined, stored: false });
+  expect(await isTight(files, dir, bytes)).toBe(true);
+  expect(await isTight(files, dir, 2 * bytes)).toBe(false);
+  expect(await isTight(files, space.path('base4'), 1)).toBe(false); // as small as it gets
+  expect(await run('init', 'train.jsonl', '--model', 'base', '--out', 'new.yaml')).toMatchObject({ code: 0 });
+  expect(readFileSync(space.path('new.yaml'), 'utf8')).not.toContain('quantization');
 });
 
 test('a folder of 4 bits is not taken for one of 8', async () => {

@@ -1,6 +1,7 @@
 import { basename, dirname, relative, resolve, sep } from 'node:path';
-import { type FileSystem, writeAtomic } from '@lorikeet/files';
+import { type FileSystem, joinPath, writeAtomic } from '@lorikeet/files';
 import { readPhi3Config } from '@lorikeet/phi3';
+import { indexName, singleName } from '@lorikeet/safetensors';
 import type { ChatTemplateName } from '@lorikeet/tokenizer';
 import { type ChatDataset, loadChatDataset, tokenizeRows } from '@lorikeet/trainer';
 import type { Command } from 'commander';
@@ -9,6 +10,7 @@ import { type NewConfig, printCommentedConfig } from '../config/print-config.ts'
 import { userError } from '../errors.ts';
 import { needsTemplate } from '../model/chat-template.ts';
 import { loadTokenizer, requireDirectory, requireFile } from '../model/load-tokenizer.ts';
+import { baseQuantization, loadedWeightBytes } from '../model/quantization.ts';
 import { formatCount } from '../terminal/format.ts';
 import { commandLine } from '../terminal/shell.ts';
 import { defaultLossOn } from '../training/prepare-data.ts';
@@ -53,6 +55,8 @@ export function initCommand(begin: Begin): Command {
         modelKnown: seen !== undefined,
       });
       output.print(`Wrote ${out} for ${formatCount(dataset.rows.length)} rows of the format ${dataset.format}.`);
+      if (seen?.loadIn4bit)
+        output.print('The weights are large for the memory that is free: it loads them in 4 bits (QLoRA).');
       if (!seen) output.print(`Set model.path in it: no --model was given.`);
       output.print(`\nTrain with:\n  ${commandLine(['train', '-c', flags.out])}`);
     });
@@ -62,6 +66,8 @@ interface Seen {
   readonly maxLength: number;
   /** Set where rows are chats and the model has no template of its own. */
   readonly chatTemplate: ChatTemplateName | undefined;
+  /** Whether the weights leave too little memory beside them. */
+  readonly loadIn4bit: boolean;
 }
 
 /** The context that the rows need, at most that of the model. */
@@ -73,7 +79,20 @@ async function lookAtModel(files: FileSystem, dir: string, dataset: ChatDataset)
   const lossOn = defaultLossOn(dataset.rows[0]!);
   const { report } = tokenizeRows(dataset.rows.slice(0, 2000), tokenizer, { lossOn, maxLength: maxPositionEmbeddings });
   const needed = lengthSteps.find((length) => length >= report.longestTokens) ?? lengthSteps.at(-1)!;
-  return { maxLength: Math.min(needed, maxPositionEmbeddings), chatTemplate };
+  const loadIn4bit = await isTight(files, dir, process.availableMemory());
+  return { maxLength: Math.min(needed, maxPositionEmbeddings), chatTemplate, loadIn4bit };
+}
+
+/** Weights in 16 bits that take more than this part of what is free leave a training no room. */
+const tightShare = 0.6;
+
+/** Whether a folder's weights had better be quantized to be trained on in so much memory. */
+export async function isTight(files: FileSystem, dir: string, freeBytes: number): Promise<boolean> {
+  const { config, stored } = await baseQuantization(files, dir);
+  // A folder that has no weights yet is one to be filled.
+  const has = await Promise.all([singleName, indexName].map((name) => files.exists(joinPath(dir, name))));
+  if (stored || !has.includes(true)) return false;
+  return (await loadedWeightBytes(files, dir, { config, stored })) > tightShare * freeBytes;
 }
 
 /** A path as the configuration writes it: relative to its folder where that is short. */
@@ -99,7 +118,7 @@ function newConfig(
       path: flags.model === undefined ? `./${usualModelDir}` : fromConfig(out, resolve(flags.model)),
       ...(seen?.chatTemplate === undefined ? {} : { chatTemplate: seen.chatTemplate }),
     },
-    quantization: {},
+    quantization: seen?.loadIn4bit ? { loadIn4bit: true } : {},
     data: {
       train: fromConfig(out, dataPath),
       ...(rows < 10 ? { testSize: 0 } : { testSize: 0.1 }),
