@@ -205,18 +205,29 @@ export function defineElementwise<const Names extends string, const Params exten
 }
 
 /** An elementwise op that updates tensors in place (optimizer steps): output i overwrites the i-th of `mutates`. */
-export function defineUpdate<const Names extends string, const Params extends string>(options: {
+export function defineUpdate<
+  const Names extends string,
+  const Params extends string,
+  const Derived extends string = never,
+>(options: {
   readonly name: string;
   readonly inputs: readonly Names[];
   readonly mutates: readonly Names[];
   readonly parameters: readonly Params[];
-  readonly forward: (x: Scalars<Names | Params>) => readonly Scalar[];
+  /** Further numbers, computed from the parameters in f64: 1 - beta in f32 would keep no digit more than beta leaves it. */
+  readonly derived?: { readonly [N in Derived]: (parameters: Readonly<Record<Params, number>>) => number };
+  readonly forward: (x: Scalars<Names | Params | Derived>) => readonly Scalar[];
 }): KernelOp & {
   readonly program: ElementwiseProgram;
   apply(inputs: Readonly<Record<Names, Tensor>>, parameters: Readonly<Record<Params, number>>): void;
 } {
-  const { name, inputs: names, parameters: parameterNames } = options;
-  const scalars = { ...named(names, input), ...named(parameterNames, parameter) } as Scalars<Names | Params>;
+  const { name, inputs: names, parameters: given } = options;
+  const derived = Object.entries(options.derived ?? {}) as [
+    Derived,
+    (parameters: Readonly<Record<Params, number>>) => number,
+  ][];
+  const parameterNames = [...given, ...derived.map(([n]) => n)];
+  const scalars = { ...named(names, input), ...named(parameterNames, parameter) } as Scalars<Names | Params | Derived>;
   const program = { name, inputs: names.length, parameters: parameterNames.length, outputs: options.forward(scalars) };
   const op = {
     name,
@@ -229,7 +240,8 @@ export function defineUpdate<const Names extends string, const Params extends st
           throw new ShapeError(
             `${name}: all tensors must have one shape and be no column blocks: got ${tensors.map((x) => showShape(x.shape)).join(', ')}. Use contiguous().`,
           );
-      const call = { op, attributes: {}, program, parameters: parameterNames.map((n) => parameters[n]) };
+      const numbers = [...given.map((n) => parameters[n]), ...derived.map(([, of]) => of(parameters))];
+      const call = { op, attributes: {}, program, parameters: numbers };
       const mutated = options.mutates.map((n) => inputs[n]);
       for (const t of launch(backend, call, tensors, [], mutated)) t.dispose();
     },

@@ -2,7 +2,7 @@
 
 import { defineUpdate } from '../elementwise.ts';
 import { ShapeError } from '../errors.ts';
-import { scalar, select } from '../expression.ts';
+import { select } from '../expression.ts';
 import { defineOp } from '../op.ts';
 import { showShape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -19,14 +19,18 @@ export const adamwUpdate = defineUpdate({
   parameters: [
     'gradScale', 'lr', 'beta1', 'beta2', 'eps', 'weightDecay', 'weightDecayAfter', 'correction1', 'correction2',
   ], // biome-ignore format: names
+  derived: {
+    enter1: ({ beta1 }) => 1 - beta1,
+    enter2: ({ beta2 }) => 1 - beta2,
+    keptBefore: ({ lr, weightDecay }) => 1 - lr * weightDecay,
+    keptAfter: ({ lr, weightDecayAfter }) => 1 - lr * weightDecayAfter,
+  },
   forward: (x) => {
-    const { param, grad, m, v, lr, beta1, beta2 } = x;
-    const g = grad.mul(x.gradScale);
-    const m1 = m.mul(beta1).add(g.mul(scalar(1).sub(beta1)));
-    const v1 = v.mul(beta2).add(g.mul(g).mul(scalar(1).sub(beta2)));
-    const decayed = param.mul(scalar(1).sub(lr.mul(x.weightDecay)));
+    const g = x.grad.mul(x.gradScale);
+    const m1 = x.m.mul(x.beta1).add(g.mul(x.enter1));
+    const v1 = x.v.mul(x.beta2).add(g.mul(g).mul(x.enter2));
     const step = m1.div(x.correction1).div(v1.sqrt().div(x.correction2).add(x.eps));
-    return [decayed.sub(lr.mul(step)).mul(scalar(1).sub(lr.mul(x.weightDecayAfter))), m1, v1];
+    return [x.param.mul(x.keptBefore).sub(x.lr.mul(step)).mul(x.keptAfter), m1, v1];
   },
 });
 
@@ -39,9 +43,10 @@ export const sgdUpdate = defineUpdate({
   inputs: ['param', 'grad', 'momentum'],
   mutates: ['param', 'momentum'],
   parameters: ['gradScale', 'lr', 'decay', 'dampening', 'nesterov', 'weightDecay'],
-  forward: ({ param, grad, momentum, gradScale, lr, decay, dampening, nesterov, weightDecay }) => {
+  derived: { enter: ({ dampening }) => 1 - dampening },
+  forward: ({ param, grad, momentum, gradScale, lr, decay, enter, nesterov, weightDecay }) => {
     const g = grad.mul(gradScale).add(param.mul(weightDecay));
-    const b = momentum.mul(decay).add(g.mul(scalar(1).sub(dampening)));
+    const b = momentum.mul(decay).add(g.mul(enter));
     const step = select(nesterov.ne(0), g.add(b.mul(decay)), b);
     return [param.sub(lr.mul(step)), b];
   },
@@ -53,13 +58,17 @@ export const lionUpdate = defineUpdate({
   inputs: ['param', 'grad', 'm'],
   mutates: ['param', 'm'],
   parameters: ['gradScale', 'lr', 'beta1', 'beta2', 'weightDecay'],
-  forward: ({ param, grad, m, gradScale, lr, beta1, beta2, weightDecay }) => {
+  derived: {
+    enter1: ({ beta1 }) => 1 - beta1,
+    enter2: ({ beta2 }) => 1 - beta2,
+    kept: ({ lr, weightDecay }) => 1 - lr * weightDecay,
+  },
+  forward: ({ param, grad, m, gradScale, lr, beta1, beta2, enter1, enter2, kept }) => {
     const g = grad.mul(gradScale);
-    const mixed = m.mul(beta1).add(g.mul(scalar(1).sub(beta1)));
+    const mixed = m.mul(beta1).add(g.mul(enter1));
     // What is neither above nor below 0 is its own sign: 0, or NaN.
     const sign = select(mixed.gt(0), 1, select(mixed.lt(0), -1, mixed));
-    const decayed = param.mul(scalar(1).sub(lr.mul(weightDecay)));
-    return [decayed.sub(lr.mul(sign)), m.mul(beta2).add(g.mul(scalar(1).sub(beta2)))];
+    return [param.mul(kept).sub(lr.mul(sign)), m.mul(beta2).add(g.mul(enter2))];
   },
 });
 
