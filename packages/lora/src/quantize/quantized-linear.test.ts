@@ -12,6 +12,7 @@ import {
   type Tensor,
   tensor,
 } from '@lorikeet/tensor';
+import { hostileBackend } from '@lorikeet/tensor/testing';
 import { afterAll, describe, expect, it } from 'vitest';
 import { LoraLinear } from '../peft/lora-linear.ts';
 import { Int8Linear } from './int8-linear.ts';
@@ -45,6 +46,7 @@ afterAll(async () => (await onCpu).close());
 
 for (const [where, backend] of [
   ['reference', referenceBackend],
+  ['hostile', hostileBackend],
   ['cpu', () => onCpu],
 ] as const) {
   const contract = (

@@ -2,6 +2,7 @@ import { joinPath, type MemoryFiles } from '@lorikeet/files';
 import type { LinearLike, LinearRequest } from '@lorikeet/nn';
 import { openCheckpoint, type WriteEntry, writeSharded } from '@lorikeet/safetensors';
 import { memory, normal, openScope, randomKey, referenceBackend, tensor } from '@lorikeet/tensor';
+import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { entriesOfLinears, folderOf, storedLinears } from '../testing/stored-linears.ts';
 import type { BitsAndBytesConfig } from './bits-and-bytes-config.ts';
@@ -187,6 +188,35 @@ describe('a bad quantized file', () => {
     expect(error.message).toContain(message);
     expect(error).toMatchObject({ name: 'SafetensorsError', path: 'm/model.safetensors', tensor: name });
     expect(memory(backend).liveBytes).toBe(before);
+  });
+  it('never fails in another way, whatever stands in the state and in one of the tensors', async () => {
+    const whole = await entriesOfLinears(await layers());
+    const names = [...whole.keys()];
+    await fc.assert(
+      fc.asyncProperty(
+        fc.dictionary(
+          fc.constantFrom('blocksize', 'dtype', 'shape', 'quant_type', 'nested_offset', 'other'),
+          fc.jsonValue(),
+        ),
+        fc.constantFrom(...names),
+        fc.constantFrom('f32', 'bf16', 'u8', 'i8'),
+        fc.array(fc.nat(40), { maxLength: 3 }),
+        async (change, name, dtype, shape) => {
+          const entries = new Map(whole);
+          patch(entries, change);
+          put(entries, name, short(dtype === 'bf16' ? 'u8' : dtype, shape));
+          const files = await folderOf('m', entries.values());
+          const before = memory(backend).liveBytes;
+          const error = await load(files).then(
+            (made) => made.forEach((layer) => [...layer.stateEntries()].forEach(([, t]) => t.dispose())),
+            (e: Error) => e,
+          );
+          if (error) expect(error).toMatchObject({ name: 'SafetensorsError', path: 'm/model.safetensors' });
+          expect(memory(backend).liveBytes).toBe(before);
+        },
+      ),
+      { numRuns: 150 },
+    );
   });
   it('another form than was asked for', async () => {
     const files = await folderOf('m', (await entriesOfLinears(await layers())).values());
