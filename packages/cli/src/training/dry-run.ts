@@ -37,6 +37,8 @@ export interface DryRunInput {
   readonly dtypeOf: (path: string) => DType;
   /** How linears are quantized. Default: not. */
   readonly quantization?: BitsAndBytesConfig | undefined;
+  /** Makes the linears of the run itself; a dry run makes its own. */
+  readonly linear?: LinearFactory | undefined;
   readonly lora: LoraConfig;
   readonly options: ResolvedOptions;
   /** The largest micro-batch of the run. */

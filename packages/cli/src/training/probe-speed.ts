@@ -1,5 +1,5 @@
 /** How fast a run will go here: its own kernels at its true shapes, on one layer and the head, for about ten seconds. */
-import { applyLora, markOnlyLoraAsTrainable, quantizedLinear } from '@lorikeet/lora';
+import { applyLora, markOnlyLoraAsTrainable } from '@lorikeet/lora';
 import { Embedding } from '@lorikeet/nn';
 import { buildPhi3, causalLoss, type Phi3ForCausalLM } from '@lorikeet/phi3';
 import {
@@ -45,8 +45,7 @@ function weightBytes(shape: readonly number[], dtype: DType, drawn: Uint8Array):
 
 /** One layer and the head at true shapes, with the adapter. */
 async function probeModel(input: DryRunInput, batch: Batch): Promise<{ model: Phi3ForCausalLM; rows: Tensor }> {
-  const { modelConfig, dtypeOf, quantization, lora, backend } = input;
-  const linear = quantization && quantizedLinear(quantization);
+  const { modelConfig, dtypeOf, linear, lora, backend } = input;
   const values = normalsOf(drawnElements, randomKey(1, 'probe')).map((z) => z * modelConfig.initializerRange);
   const drawn = new Map<DType, Uint8Array>();
   const drawnIn = (dtype: DType): Uint8Array => {

@@ -89,7 +89,7 @@ export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
   const { files, backend, config, options, modelConfig, lora, batches, evalExamples } = input;
   const reader = await openCheckpoint(files, config.model.path);
   const { totalSteps } = planSteps(batches.batchesPerEpoch, options);
-  const { config: quantization } = await baseQuantization(files, config.model.path, config.quantization);
+  const { config: quantization, linear } = await baseQuantization(files, config.model.path, config.quantization);
   const evalBatches = [...evaluationBatches(evalExamples, config.training.perDeviceEvalBatchSize)];
   return {
     backend,
@@ -97,6 +97,7 @@ export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
     lora,
     options,
     quantization,
+    linear,
     dtypeOf: (path) => keptDType(reader.entries.get(path)?.dtype),
     batch: largestBatch(batches, totalSteps * options.gradientAccumulationSteps),
     evalBatch: evalBatches.sort((a, b) => b.ids.length - a.ids.length)[0],
