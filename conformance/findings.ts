@@ -12,6 +12,9 @@ export interface Finding {
   readonly torchError?: number;
   /** What a comparison of no tensor saw. */
   readonly note?: string;
+  readonly limit?: Limit['kind'];
+  /** The recorded tensor was changed on purpose (sensitivity.ts). */
+  readonly disturbed?: true;
 }
 
 /** Within its limit, or nearer to f64 than PyTorch's own f32 is: being nearer the truth is not a failure. */
@@ -79,7 +82,8 @@ export function finding(
   limit: Limit,
   magnitude?: Magnitude,
 ): Finding {
-  return { what, difference: compare(actual, numbersOf(expected), limit, magnitude) };
+  const difference = compare(actual, numbersOf(expected), limit, magnitude);
+  return { what, difference, limit: limit.kind, ...(expected.disturbed ? { disturbed: true } : {}) };
 }
 
 /** Compares a tensor, its shape and its dtype included, with a recorded one. */

@@ -9,6 +9,8 @@ export interface StoredTensor {
   readonly dtype: DType;
   readonly shape: readonly number[];
   readonly bytes: Uint8Array;
+  /** Changed on purpose, to see whether its comparison notices. */
+  readonly disturbed?: true;
 }
 
 /** One recorded call; reference/recording.py says what each field means. Strings name tensors of the recording. */
