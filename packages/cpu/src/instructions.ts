@@ -278,6 +278,8 @@ export const i32x4 = {
   add: vectorBinary(0xae),
   sub: vectorBinary(0xb1),
   mul: vectorBinary(0xb5),
+  /** Products of eight signed 16-bit lanes, neighbours added. */
+  dot: vectorBinary(0xba),
   minS: vectorBinary(0xb6),
   minU: vectorBinary(0xb7),
   maxS: vectorBinary(0xb8),

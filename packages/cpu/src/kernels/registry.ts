@@ -5,6 +5,7 @@ import { blockwiseKernels } from './blockwise-kernels.ts';
 import { copyKernels } from './copy-kernels.ts';
 import { MapTables } from './map-tables.ts';
 import { matmul4bitKernel } from './matmul-4bit-kernel.ts';
+import { matmul8bitKernels } from './matmul-8bit-kernel.ts';
 import { matmulKernel } from './matmul-kernel.ts';
 import type { Tile } from './micro.ts';
 import { optimizer8bitKernels } from './optimizer-8bit-kernels.ts';
@@ -20,6 +21,7 @@ export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
     Object.entries({
       matmul,
       matmul4bit: matmul4bitKernel(host, matmul.multiply),
+      ...matmul8bitKernels(host),
       ...quantize4bitKernels(host),
       ...blockwiseKernels(host, tables),
       ...optimizer8bitKernels(host, tables),

@@ -30,7 +30,8 @@ export const quantizeRowwiseOp = defineOp<'x', None>({
     const rows = x.cast('f32');
     const absmax = rows.abs().max(1, { keepDims: true });
     const scale = absmax.gt(0).where(div.apply([1, absmax]).mul(127), 0);
-    const rounded = rows.mul(scale).add(rounder).sub(rounder);
+    // The reciprocal of a scale below f32's normal numbers is infinite.
+    const rounded = rows.mul(scale).minimum(127).maximum(-127).add(rounder).sub(rounder);
     return [rounded.eq(rounded).where(rounded, 0).cast('i8'), absmax.reshape([x.shape[0]!])];
   },
   gradient: {},
