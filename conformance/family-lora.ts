@@ -7,6 +7,7 @@ import { openSafetensors } from '@lorikeet/safetensors';
 import { type Backend, noGrad, openScope, randomKey, type Tensor } from '@lorikeet/tensor';
 import { type CaseContext, type Finding, numbersOf, tensorFinding, upload } from './findings.ts';
 import { type Json, runInit, runModule, runWritten, sameConfig } from './lora-cases.ts';
+import { runQuantized } from './lora-quantized.ts';
 import { gradientFindings, openModel, readBatch, sameNames } from './models.ts';
 import { modelLimit } from './tolerances.ts';
 
@@ -20,6 +21,8 @@ export async function runLoraCase(context: CaseContext): Promise<Finding[]> {
       return runPeft(context);
     case 'peft-init':
       return runInit(context);
+    case 'peft-quantized':
+      return runQuantized(context);
     case 'peft-module':
       return runModule(context);
     case 'written':

@@ -49,7 +49,7 @@ const logitsOf = (model: Phi3ForCausalLM, context: CaseContext): Tensor =>
   noGrad(() => model.logits(readBatch(context)));
 
 /** The adapted layer at a path. */
-function layerAt(model: ModuleLike, path: string): lora.LoraLinear {
+export function layerAt(model: ModuleLike, path: string): lora.LoraLinear {
   const found = [...lora.loraLayers(model)].find(([at]) => at === path);
   if (!found) throw new Error(`lora: ${path} must be adapted: it is not.`);
   return found[1] as lora.LoraLinear;

@@ -104,8 +104,11 @@ export function modelLimit(quantity: string, backend: string): Limit {
     case 'decomposed':
       // Singular vectors of f32 in Python, f64 here: the error of f32 over the gap between singular values.
       return whole(1e-3, 0.999999, 1e-6);
+    case 'requantized':
+      // A weight near the middle of two 4-bit codes may fall to the other side, and then is off by a step.
+      return whole(3e-2, 0.999);
     case 'loftqAlternated':
-      // The same, and a weight near the middle of two 4-bit codes may fall to the other side.
+      // Both of them.
       return whole(3e-2, 0.999);
     case 'learningRate':
       return each(1e-6, 1e-12);

@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from lora_inits import record_inits
 from lora_module import record_biases
 from lora_peft import save_adapter, set_aside_base
+from lora_quantized import record_quantized
 from lora_written import record_written
 from recording import Recording
 from tiny_phi3 import random_batch, store_batch, token_loss, trained_tokens
@@ -120,6 +121,7 @@ def record(r: Recording) -> None:
     for label, options in drawn_adapters(r).items():
         record_adapter(r, label, options)
     record_inits(r)
+    record_quantized(r)
     record_biases(r)
     record_written(r)
     record_loralib(r)
