@@ -92,8 +92,8 @@ const tokenizer: Mutation[] = [
     ['a single word is found inside another', '!token.singleWord || standsAlone(', 'token.singleWord || standsAlone(', 'llama-like/generated texts'],
   ]),
   ...breaking('tokenizer', 'packages/tokenizer/src/assistant-mask.ts', [
-    ['the white space behind the end of an answer is not learned', 'closing.end + leadingSpace.exec(text.slice(closing.end))![0].length', 'closing.end', 'llama-like/chats, first'],
-    ['a token across the border of an answer is not masked in', 'isWhole ? shared : shared + 1', 'shared', 'llama-like/chats, phi3'],
+    ['the white space behind the end of an answer is not learned', 'closing.end + leadingSpace.exec(text.slice(closing.end))![0].length', 'closing.end', 'phi4-like/chats, phi3'],
+    ['a token across the border of an answer is not masked in', 'isWhole ? shared : shared + 1', 'shared', 'phi4-like/chats, bare'],
   ]),
 ];
 

@@ -117,7 +117,7 @@ def record_made(r: Recording, name: str, tokenizer: Tokenizer, generations: list
     added = [t.content for t in tokenizer.get_added_tokens_decoder().values()]
     control = [t for t in added if t.startswith(("<", "["))]
     for generation in generations:
-        chats = drawn_chats(draw, CHATS, control, tools=generation == "phi4-mini")
+        chats = drawn_chats(draw, CHATS, control, generation)
         stored = store_texts(r, f"{name}/chats, {generation}", [json.dumps(chat, ensure_ascii=False) for chat in chats])
         record_chats(r, name, tokenizer, generation, chats, place, stored)
 
@@ -162,7 +162,7 @@ def record(r: Recording) -> None:
     draw = random.Random(int(r.integers(1, high=2**31 - 1)))
     texts = drawn_texts(draw, TEXTS)
     inputs = store_texts(r, "texts", texts)
-    for name, tokenizer, generations in [("llama-like", llama_like(), ["first", "phi3", "phi3.5"]), ("phi4-like", phi4_like(), ["phi4-mini"])]:
+    for name, tokenizer, generations in [("llama-like", llama_like(), ["first", "phi3", "phi3.5", "bare"]), ("phi4-like", phi4_like(), ["phi4-mini", "phi3", "bare"])]:
         (r.directory / name).mkdir(parents=True)
         (r.directory / name / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
         record_made(r, name, tokenizer, generations, texts, inputs, {"tokenizer": name}, draw)

@@ -30,6 +30,12 @@ PHI4_TRAINING = (
     "{% else %}{{ message['content'] }}{% if message['role'] == 'system' and 'tools' in message and message['tools'] is not none %}{{ '<|tool|>' + message['tools'] + '<|/tool|>' }}{% endif %}{{ '<|end|>' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>' }}{% elif messages[-1]['role'] == 'assistant' %}{% generation %}{{ eos_token }}{% endgeneration %}{% else %}{{ eos_token }}{% endif %}"
 )
+# A template of no chat tokens: only here can a token lie across the border of an answer.
+BARE = "{% for message in messages %}{{ message['role'] + ': ' + message['content'] + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+BARE_TRAINING = (
+    "{% for message in messages %}{{ message['role'] + ': ' }}{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] }}{% endgeneration %}"
+    "{% else %}{{ message['content'] }}{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+)
 
 
 def trl_template(name: str) -> str:
@@ -41,14 +47,20 @@ GENERATIONS = {
     "phi3": (trl_template("phi3"), trl_template("phi3_training")),
     "phi3.5": (trl_template("phi3_5"), trl_template("phi3_5_training")),
     "phi4-mini": (PHI4, PHI4_TRAINING),
+    "bare": (BARE, BARE_TRAINING),
 }
 
 # Kinds of text without look-alikes of special tokens: what a user spells never becomes one here, in Python it does.
 KINDS = (words, scattered, emoji, normalized, spaced, code, run)
 
 
-def drawn_chats(draw: random.Random, count: int, forbidden: list[str], tools: bool) -> list[list[dict]]:
-    """Up to four exchanges with or without a system turn, sometimes without the last answer, sometimes with empty texts."""
+def drawn_chats(draw: random.Random, count: int, forbidden: list[str], generation: str) -> list[list[dict]]:
+    """Up to four exchanges with or without a system turn, sometimes without the last answer, sometimes with empty texts.
+
+    transformers ends a mask at the first token of an answer's last character, which leaves out the other bytes of one that
+    takes several: where no end of turn follows, answers end in a character of one token.
+    """
+    tools, endings = generation == "phi4-mini", [".", "a", " ", "\n", "\n\n"] if generation == "bare" else [""]
 
     def text() -> str:
         while True:
@@ -62,7 +74,7 @@ def drawn_chats(draw: random.Random, count: int, forbidden: list[str], tools: bo
         if chat and tools and draw.random() < 0.5:
             chat[0]["tools"] = '[{"name": "fly", "parameters": {}}]'
         for _ in range(draw.randint(1, 4)):
-            chat += [{"role": "user", "content": text()}, {"role": "assistant", "content": text()}]
+            chat += [{"role": "user", "content": text()}, {"role": "assistant", "content": text() + draw.choice(endings)}]
         chats.append(chat[:-1] if draw.random() < 0.2 else chat)
     return chats
 
