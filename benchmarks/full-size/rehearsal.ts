@@ -39,8 +39,8 @@ async function task(r: Rehearsal, args: readonly string[]): Promise<PhaseResult>
 }
 
 /** Words without meaning, the same on every run; wrapped packing cuts them into rows of exactly the asked length. */
-function writeRows(path: string, rows: number, words: number): void {
-  let state = 1;
+function writeRows(path: string, rows: number, words: number, seed: number): void {
+  let state = seed;
   const next = (): number => (state = (state * 48271) % 2147483647);
   const syllables = ['ka', 'lo', 'ri', 'ta', 'me', 'nu', 'so', 'vi', 'da', 'pe'];
   const word = (): string => Array.from({ length: 2 + (next() % 3) }, () => syllables[next() % 10]).join('');
@@ -52,8 +52,8 @@ function writeRows(path: string, rows: number, words: number): void {
 function writeConfig(r: Rehearsal, name: string, { quantized, steps }: { quantized: boolean; steps: number }): string {
   mkdirSync(r.work, { recursive: true });
   const [train, heldOut] = [join(r.work, 'train.jsonl'), join(r.work, 'heldout.jsonl')];
-  writeRows(train, r.steps + 2, r.tokens);
-  writeRows(heldOut, 1, r.tokens);
+  writeRows(train, r.steps + 2, r.tokens, 1);
+  writeRows(heldOut, 1, r.tokens, 2);
   const path = join(r.work, `${name}.yaml`);
   const config = {
     model: { path: r.dir },

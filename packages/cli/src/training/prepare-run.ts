@@ -88,7 +88,7 @@ function trainingOptions({ training }: ResolvedConfig, resume: string | undefine
 }
 
 /** What the options allow, from the fastest to the most frugal. */
-function candidates({ training }: Pick<ResolvedConfig, 'training'>): readonly Checkpointing[] {
+export function candidates({ training }: Pick<ResolvedConfig, 'training'>): readonly Checkpointing[] {
   const { gradientCheckpointing: recompute, activationStorage: storage } = training;
   return [false, true].flatMap((gradientCheckpointing) => {
     if (recompute !== 'auto' && recompute !== gradientCheckpointing) return [];
@@ -101,7 +101,7 @@ function candidates({ training }: Pick<ResolvedConfig, 'training'>): readonly Ch
 const autoShare = 0.9;
 
 /** The first candidate that fits, else the last. */
-async function chooseCheckpointing(
+export async function chooseCheckpointing(
   choices: readonly Checkpointing[],
   { input, dry, room }: { readonly input: FactsInput; readonly dry: DryRunInput; readonly room: Room },
 ): Promise<Pick<PreparedRun, 'checkpointing' | 'facts' | 'estimate'>> {
