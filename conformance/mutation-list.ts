@@ -93,7 +93,7 @@ const tokenizer: Mutation[] = [
   ]),
   ...breaking('tokenizer', 'packages/tokenizer/src/assistant-mask.ts', [
     ['the white space behind the end of an answer is not learned', 'closing.end + leadingSpace.exec(text.slice(closing.end))![0].length', 'closing.end', 'phi4-like/chats, phi3'],
-    ['a token across the border of an answer is not masked in', 'isWhole ? shared : shared + 1', 'shared', 'phi4-like/chats, bare'],
+    ['a token across the border of an answer is not masked in', 'isWhole ? shared : shared + 1', 'shared', 'llama-like/chats, bare'],
   ]),
 ];
 
