@@ -12,7 +12,10 @@ export interface TensorSource {
   readonly shape: readonly number[];
   /** All bytes, little-endian, row-major. */
   read(): Promise<Uint8Array>;
-  /** Rows start .. end along the first axis: what a quantizer packs piece by piece. */
+  /**
+   * Rows start .. end along the first axis: what a quantizer packs piece by piece. Nobody has looked for NaN in them; a
+   * quantizer sees it in its scales.
+   */
   readRows(start: number, end: number): Promise<Uint8Array>;
   /**
    * Takes back what read or readRows gave, whose memory is free at once then: garbage of weights is larger than what a

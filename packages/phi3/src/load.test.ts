@@ -203,6 +203,24 @@ describe('a quantized checkpoint', () => {
     expect(events[0]).toBe('check 9');
     expect(events[1]).toBe('model.layers.0.self_attn.qkv_proj');
   });
+  it('is not searched for NaN where bytes are stored under a float dtype', async () => {
+    const files = await saved();
+    const weight = 'model.layers.1.mlp.down_proj.weight';
+    const bytes = new Uint8Array(160).fill(0xff); // NaN as bf16, two codes of 15 each
+    await rewrite(files, {
+      [weight]: { dtype: 'bf16', shape: [80, 1], bytes },
+      [absmax]: { shape: [1], bytes: new Uint8Array(4) },
+    });
+    const linear = Object.assign(
+      async (request: LinearRequest) => {
+        if (request.companions?.size === 0) return denseLinear()(request);
+        expect(await request.weight.read()).toEqual(bytes);
+        return new Linear(tensor(new Float32Array(320), { backend }).reshape([16, 20]));
+      },
+      { check: () => undefined },
+    );
+    expect((await load(files, { linear })).nonFiniteWeights).toEqual([]);
+  });
   it('does not leave its quantization_config in a folder of plain weights', async () => {
     const files = await saved({ quantization_config: { load_in_4bit: true } });
     expect(await readJson(files, joinPath(dir, 'config.json'))).not.toHaveProperty('quantization_config');

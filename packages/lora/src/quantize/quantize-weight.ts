@@ -76,8 +76,10 @@ export const tensorRows = (path: string, dense: Tensor): RowBlocks => ({
 });
 
 function requireFinite(path: string, scales: Float32Array, what: (index: number) => string): void {
-  const bad = scales.findIndex((value) => !Number.isFinite(value));
-  if (bad >= 0)
+  // 60 million scales of a Phi-3-mini pass here: a loop, not a call for each.
+  let bad = 0;
+  while (bad < scales.length && Number.isFinite(scales[bad])) bad++;
+  if (bad < scales.length)
     throw new NonFiniteError(
       `quantize: ${path} must be finite: ${what(bad)} holds NaN or infinity. Download the weights again.`,
     );
@@ -134,21 +136,27 @@ export async function quantizeWeight4bit(blocks: RowBlocks, settings: Settings4b
   await eachBlock(blocks, blocksize, quantize, [packed, new Uint8Array(absmax.buffer)]);
   requireFinite(path, absmax, (block) => `row ${Math.floor((block * blocksize) / shape[1])}`);
   const layout = { quantType, blocksize, shape, dtype };
-  const scales = doubleQuant ? await doubleQuantize(absmax, backend) : { absmax: tensor(absmax, { backend }) };
+  const scales = doubleQuant ? await doubleQuantize(absmax, backend) : { absmax: floats(absmax, backend) };
   return { ...layout, ...scales, packed: fromBytes(packed, { backend, dtype: 'u8', shape: [packed.length, 1] }) };
 }
+
+/** A vector without a conversion of its elements. */
+const floats = (values: Float32Array, backend: Backend): Tensor =>
+  fromBytes(new Uint8Array(values.buffer, values.byteOffset, values.byteLength), {
+    ...{ backend, dtype: 'f32' },
+    shape: [values.length],
+  });
 
 /** Scales in 8 bits: their mean taken off, then blocks of 256 on the signed dynamic map. */
 async function doubleQuantize(absmax: Float32Array, backend: Backend): Promise<Pick<Weight4bit, 'absmax' | 'nested'>> {
   const offset = meanF32(absmax);
+  const centred = new Float32Array(absmax.length);
+  for (let i = 0; i < absmax.length; i++) centred[i] = absmax[i]! - offset;
   using made = openScope();
   return made.run(() => {
     const code = tensor(createDynamicMap(true), { backend });
-    const centred = tensor(
-      absmax.map((value) => value - offset),
-      { backend },
-    );
-    const { quantized, absmax: nestedAbsmax } = quantizeBlockwise(centred, code, { blocksize: nestedBlocksize });
+    const x = floats(centred, backend);
+    const { quantized, absmax: nestedAbsmax } = quantizeBlockwise(x, code, { blocksize: nestedBlocksize });
     for (const kept of [code, quantized, nestedAbsmax]) made.keep(kept);
     return { absmax: quantized, nested: { absmax: nestedAbsmax, code, offset, blocksize: nestedBlocksize } };
   });
@@ -170,7 +178,7 @@ export async function quantizeWeight8bit(blocks: RowBlocks): Promise<Weight8bit>
   requireFinite(path, absmax, (row) => `row ${row}, in f16,`);
   return {
     quantized: fromBytes(codes, { backend, dtype: 'i8', shape }),
-    absmax: tensor(absmax, { backend }),
+    absmax: floats(absmax, backend),
     dtype,
   };
 }
