@@ -22,6 +22,7 @@ def quantized_base(r: Recording) -> Phi3ForCausalLM:
         # Arithmetic in f32, and codes that stay as they are stored.
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
+    model.name_or_path = ""  # a path of this machine; PEFT would write it into adapter_config.json
     return model.eval()
 
 
