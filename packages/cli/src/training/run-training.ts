@@ -111,10 +111,22 @@ export async function runTraining(given: ResolvedConfig, environment: TrainingEn
   const key = randomKey(config.training.seed, 'lora');
   const { config: quantized, stored } = quantization;
   const originalWeights = quantized && !stored ? await checkpointWeights(files, modelDir, backend) : undefined;
-  await withExitCode(exitCodes.user, () => applyLoraAsync(model, lora, { key, originalWeights }));
+  await withExitCode(exitCodes.user, () =>
+    applyLoraAsync(model, lora, { key, originalWeights, onProgress: decomposing(output) }),
+  );
   const identity = await runIdentity(files, config, data, tokenizer);
   if (environment.resume === undefined) await discardEarlierRun(files, config.training.outputDir);
   return run.train(model, batches, options, identity);
+}
+
+/** A line every few seconds, for models whose weights take longer to decompose. */
+function decomposing(output: Output): (progress: { readonly done: number; readonly total: number }) => void {
+  let saidMs = performance.now();
+  return ({ done, total }) => {
+    if (performance.now() - saidMs < 3000) return;
+    saidMs = performance.now();
+    output.progress(`first values of the adapter: ${done} of ${total} layers`);
+  };
 }
 
 function refuseNonFinite(model: Phi3ForCausalLM, config: ResolvedConfig): void {

@@ -27,6 +27,8 @@ export interface ApplyAsyncOptions extends ApplyOptions {
    * the decoded ones. See checkpointWeights.
    */
   readonly originalWeights?: OriginalWeights | undefined;
+  /** Called after each layer whose weight was decomposed: seconds each on a large model. */
+  readonly onProgress?: (progress: { readonly path: string; readonly done: number; readonly total: number }) => void;
 }
 
 /** How a quantized base rounds; null for a dense one. */
@@ -102,7 +104,10 @@ async function initializeFromBase(
   const found = new Map<string, InitialFactors>();
   try {
     // All decompositions before the first weight changes: what can fail fails while the model is whole.
-    for (const [path, layer] of layers) found.set(path, await factorsOf(path, layer, state.config, options));
+    for (const [path, layer] of layers) {
+      found.set(path, await factorsOf(path, layer, state.config, options));
+      options.onProgress?.({ path, done: found.size, total: layers.size });
+    }
     const pairs = new Map<string, InitialPair>();
     for (const [path, factors] of found) {
       const { lora_A, lora_B } = layers.get(path)!;

@@ -114,6 +114,14 @@ describe('initLoraWeights from the base', () => {
     },
   );
 
+  it('tells of every layer', async () => {
+    const told: string[] = [];
+    const onProgress = ({ path, done, total }: { path: string; done: number; total: number }): void =>
+      void told.push(`${done}/${total} ${path}`);
+    await applyLoraAsync(toy(), config('olora', { targetModules: ['o_proj'] }), { key, onProgress });
+    expect(told).toEqual(['1/2 model.layers.0.self_attn.o_proj', '2/2 model.layers.1.self_attn.o_proj']);
+  });
+
   it('same key, same bits', async () => {
     const values = async (): Promise<number[]> => {
       const model = toy();
