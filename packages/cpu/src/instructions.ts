@@ -133,6 +133,7 @@ export const i64 = {
   const: (value: bigint) => make('i64', [0x42, ...signedLeb(BigInt.asIntN(64, value))]),
   extend: (a: Int) => make('i64', int(a).bytes, [0xad]),
   add: longBinary(0x7c),
+  sub: longBinary(0x7d),
   or: longBinary(0x84),
   shl: longBinary(0x86),
   shrU: longBinary(0x88),

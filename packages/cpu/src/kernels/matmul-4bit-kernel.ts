@@ -6,7 +6,7 @@ import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { bytesPerElement, type Features, type FloatType } from './lanes.ts';
 import { isFloatType, type Multiply, side } from './matmul-kernel.ts';
 import type { Pair } from './matmul-plan.ts';
-import { addRows, arrangeTask, group, maxRowLength, maxRows, rowsTask, rowsWord } from './rows-4bit.ts';
+import { addRows, arrangeTask, group, maxRowLength, maxRows, rowGroup, rowsTask, rowsWord } from './rows-4bit.ts';
 import {
   addRowsInt8,
   arrangeInt8Task,
@@ -21,7 +21,7 @@ import { absmaxFunction, fitsWeight, type PlacedWeight4bit, placedWeight, putWei
 
 /** Places of the op's inputs. */
 const at = { packed: 1, absmax: 2, end: 5, v: 6, bias: 7 } as const;
-/** Bytes of W that a chunk of the row kernel reads. */
+/** Bytes of W that a chunk of the row kernels reads at least. */
 const bytesPerChunk = 128 * 1024;
 /** Rows of whole groups whose scales fit the scratch. */
 const fitsRows = ({ shape: [, k] }: Layout4bit): boolean => k % group === 0 && k > 0 && k <= maxRowLength;
@@ -45,7 +45,7 @@ function rowsWords(out: Operand, weight: PlacedWeight4bit, a: number, bias: numb
   words[rowsWord.cStride] = out.rowStride * 4;
   words[rowsWord.m] = m;
   words[rowsWord.n] = n;
-  words[rowsWord.rowsPerChunk] = Math.max(1, Math.floor(bytesPerChunk / (k / 2)));
+  words[rowsWord.rowsPerChunk] = Math.ceil(bytesPerChunk / (k / 2) / rowGroup) * rowGroup;
   words[rowsWord.bias] = bias;
   words[rowsWord.a] = a;
   words[rowsWord.aStride] = k * 4;

@@ -5,16 +5,18 @@
  */
 import { code4bit, type QuantType4bit } from '@lorikeet/tensor';
 import { argument, type FunctionRef, type Local, type MemoryShape, type ModuleBuilder, moved } from '../assembler.ts';
-import { f32, f32x4, i8x16, i16x8, i32, i32x4, i64, store, type V128, v128 } from '../instructions.ts';
+import { type Code, f32, f32x4, i8x16, i16x8, i32, i32x4, i64, store, type V128, v128 } from '../instructions.ts';
 import { bytesPerElement, type Features, type FloatType, floatTypes, loadFloats, maddFor, sumLanes } from './lanes.ts';
 import { chooser, nibblesOf } from './pack-4bit.ts';
-import { finish, group, rowsWord } from './rows-4bit.ts';
+import { finish, group, rowGroup, rowsWord } from './rows-4bit.ts';
 import { weightFlag, weightWord } from './weight-4bit.ts';
 
 type IntLocal = Local<'i32'>;
 
 /** Elements of A that share a scale, if blocks of W allow it: two groups. */
 const longestBlock = 2 * group;
+/** Where the scales of W's rows lie in scratch, behind the sums. */
+const scalesAt = 64;
 /** The code from -1 to 1 as 0 .. 2 x 8191: two numbers of seven bits. */
 const codeRange = 8191;
 
@@ -43,10 +45,14 @@ export function codePlanes(quantType: QuantType4bit): Uint32Array {
 /** Adds the tasks `arrange_int8_*` and `rows4bit_int8`. */
 export function addRowsInt8(m: ModuleBuilder, memory: MemoryShape, features: Features, absmax: FunctionRef): void {
   for (const dtype of floatTypes) arrange(m, dtype);
-  const row = (groups: number, far: boolean) => rowFunction(m, features, groups, far);
-  const near = [row(1, false), row(2, false)] as const;
-  const far = memory.storePages ? ([row(1, true), row(2, true)] as const) : undefined;
-  rows(m, absmax, near, far);
+  const reach = (far: boolean): Reach => {
+    const both = (wRows: number): RowFunctions => {
+      const row = (groups: number) => rowFunction(m, { features, groups, wRows, far });
+      return [row(1), row(2)];
+    };
+    return { one: both(1), many: both(manyRows) };
+  };
+  rows(m, absmax, reach(false), memory.storePages ? reach(true) : undefined);
 }
 
 /** One chunk: blocks of A's rows to bytes, the elements of even index of a group before those of odd. */
@@ -104,45 +110,79 @@ const dotFor = ({ relaxed }: Features) =>
     : (a: V128, b: V128, c: V128) =>
         i32x4.add(c, i32x4.add(i32x4.addPairs(i16x8.multiplyLow(a, b)), i32x4.addPairs(i16x8.multiplyHigh(a, b))));
 
+interface RowKind {
+  readonly features: Features;
+  /** Groups of a block of A. */
+  readonly groups: number;
+  /** Rows of W at a time. */
+  readonly wRows: number;
+  readonly far: boolean;
+}
+
 /**
- * (planes, packed row, scales of W, log2 of A's blocks a scale, blocks, bytes of A, scales of A, starts of A) -> the sum; a
- * block of A has `groups` groups.
+ * (planes, packed row, bytes to the next row, scales of W, bytes to the next row's, log2 of A's blocks a scale, blocks, bytes
+ * of A, scales of A, starts of A, out): the sums of `wRows` rows of W, one after the other at `out`.
  */
-function rowFunction(m: ModuleBuilder, features: Features, groups: number, far: boolean): FunctionRef {
+function rowFunction(m: ModuleBuilder, { features, groups, wRows, far }: RowKind): FunctionRef {
   const [dot, madd, choose] = [dotFor(features), maddFor(features), chooser(features)];
-  return m.function(undefined, ['i32', far ? 'i64' : 'i32', 'i32', 'i32', 'i32', 'i32', 'i32', 'i32'], ['f32'], (f) => {
-    const [planes, packed, scales, scaleShift, blocks, bytes, aScales, starts] = f.params as [
-      IntLocal, Local<'i32'>, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal,
+  const params = ['i32', far ? 'i64' : 'i32', ...new Array(9).fill('i32')] as const;
+  return m.function(undefined, params, [], (f) => {
+    const [planes, packed, stride, scales, scaleStride, scaleShift, blocks, bytes, aScales, starts, out] = f.params as [
+      IntLocal, Local<'i32'>, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal, IntLocal,
     ]; // biome-ignore format: a signature
     const upper = f.vector(v128.load(planes));
     const lower = f.vector(v128.load(planes, 16));
-    const [sum, high, low] = [f.vector(), f.vector(), f.vector()];
+    const row = [packed];
+    const scale = [scales];
+    while (row.length < wRows) {
+      row.push(f.local(far ? 'i64' : 'i32', moved(row.at(-1)!, stride)) as Local<'i32'>);
+      scale.push(f.int(i32.add(scale.at(-1)!, scaleStride)));
+    }
+    const sums = row.map(() => f.vector());
+    const [high, low] = [f.vector(), f.vector()];
     const zero = f.hoist(i32x4.const(0));
     f.for(0, blocks, 1, (block) => {
-      f.set(high, zero);
-      f.set(low, v128.load(starts));
-      for (let g = 0; g < groups; g++)
-        for (const [odd, nibbles] of nibblesOf(f, f.vector(v128.load(packed, g * 16))).entries()) {
-          const a = f.vector(v128.load(bytes, g * group + odd * 16));
-          f.set(high, dot(a, choose(upper, nibbles), high));
-          f.set(low, dot(a, choose(lower, nibbles), low));
-        }
-      const whole = i32x4.add(i32x4.shl(high, 7), low);
-      const scale = v128.load32Splat(i32.add(scales, i32.shl(i32.shrU(block, scaleShift), 2)));
-      f.set(sum, madd(f32x4.fromSigned(whole), f32x4.mul(scale, v128.load32Splat(aScales)), sum));
-      f.set(packed, moved(packed, (groups * group) / 2));
+      const at = f.int(i32.shl(i32.shrU(block, scaleShift), 2));
+      const ofA = f.vector(v128.load32Splat(aScales));
+      for (const [r, pointer] of row.entries()) {
+        f.set(high, zero);
+        f.set(low, v128.load(starts));
+        for (let g = 0; g < groups; g++)
+          for (const [odd, nibbles] of nibblesOf(f, f.vector(v128.load(pointer, g * 16))).entries()) {
+            const a = f.vector(v128.load(bytes, g * group + odd * 16));
+            f.set(high, dot(a, choose(upper, nibbles), high));
+            f.set(low, dot(a, choose(lower, nibbles), low));
+          }
+        const whole = i32x4.add(i32x4.shl(high, 7), low);
+        const both = f32x4.mul(v128.load32Splat(i32.add(scale[r]!, at)), ofA);
+        f.set(sums[r]!, madd(f32x4.fromSigned(whole), both, sums[r]!));
+        f.set(pointer, moved(pointer, (groups * group) / 2));
+      }
       f.increase(bytes, groups * group);
       f.increase(aScales, 4);
       f.increase(starts, 16);
     });
-    f.return(sumLanes(sum));
+    for (const [r, sum] of sums.entries()) f.emit(store.f32(out, sumLanes(sum), 4 * r));
   });
 }
 
-type RowFunctions = readonly [oneGroup: FunctionRef, twoGroups: FunctionRef];
+/**
+ * Rows of W at a time, `rowStep` apart: where rows are a multiple of 512 bytes, all of them cross a page at once, so that
+ * their waits for memory overlap.
+ */
+const manyRows = 4;
+const rowStep = rowGroup / manyRows;
+
+/** By groups of A's block, one or two. */
+type RowFunctions = readonly [FunctionRef, FunctionRef];
+/** For one row of W and for many. */
+interface Reach {
+  readonly one: RowFunctions;
+  readonly many: RowFunctions;
+}
 
 /** Chunk = rows of W. */
-function rows(m: ModuleBuilder, absmax: FunctionRef, near: RowFunctions, far: RowFunctions | undefined): void {
+function rows(m: ModuleBuilder, absmax: FunctionRef, near: Reach, far: Reach | undefined): void {
   m.task(rowsInt8Task, (f, args, chunk, scratch) => {
     const word = (name: keyof typeof rowsWord) => f.int(argument(args, rowsWord[name]));
     const more = (name: keyof typeof int8Word) => f.int(argument(args, int8Word[name]));
@@ -159,33 +199,49 @@ function rows(m: ModuleBuilder, absmax: FunctionRef, near: RowFunctions, far: Ro
     const row = f.int(i32.mul(chunk, word('rowsPerChunk')));
     const end = f.int(i32.min(word('n'), i32.add(row, word('rowsPerChunk'))));
     const [a, aScales, starts] = [word('a'), more('scales'), more('starts')];
-    const [element, bytes, sum] = [f.int(), f.int(), f.local('f32')];
-    f.while(row, end, 1, () => {
-      f.set(element, i32.mul(row, rowLength));
-      f.call(absmax, weight, element, slots, i32.shl(1, slotShift), scratch, 4);
-      f.set(bytes, i32.shrU(element, 1));
+    const [bytes, scaleBytes] = [f.int(), f.int(i32.shl(slots, 2))];
+    const stepBytes = f.int(i32.mul(rowLength, rowStep / 2));
+    const scales = f.int(i32.add(scratch, scalesAt));
+    /** The products of A with the rows from `first` on. */
+    const multiply = (first: IntLocal, which: keyof Reach) => {
+      const count = which === 'many' ? manyRows : 1;
+      f.for(0, count, 1, (r) => {
+        const element = i32.mul(i32.add(first, i32.mul(r, rowStep)), rowLength);
+        f.call(absmax, weight, element, slots, i32.shl(1, slotShift), i32.add(scales, i32.mul(r, scaleBytes)), 4);
+      });
+      f.set(bytes, i32.shrU(i32.mul(first, rowLength), 1));
       f.for(0, word('m'), 1, (i) => {
-        const first = i32.mul(i, blocks);
+        const block = i32.mul(i, blocks);
         const ofA = [
           i32.add(a, i32.mul(i, rowLength)),
-          i32.add(aScales, i32.shl(first, 2)),
-          i32.add(starts, i32.shl(first, 4)),
+          i32.add(aScales, i32.shl(block, 2)),
+          i32.add(starts, i32.shl(block, 4)),
         ] as const;
-        const call = (functions: RowFunctions, packed: Parameters<typeof moved>[0]) => {
-          const [oneGroup, twoGroups] = functions.map((target) =>
-            f.callFor('f32', target, planes, packed, scratch, scaleShift, blocks, ...ofA),
-          );
+        const call = (functions: RowFunctions, packed: Code<'i32'> | Code<'i64'>) => {
+          const run = (target: FunctionRef) =>
+            f.call(target, planes, packed, stepBytes, scales, scaleBytes, scaleShift, blocks, ...ofA, scratch);
           f.if(
             i32.eq(blockShift, Math.log2(group)),
-            () => f.set(sum, oneGroup!),
-            () => f.set(sum, twoGroups!),
+            () => run(functions[0]),
+            () => run(functions[1]),
           );
         };
-        const nearCall = () => call(near, i32.add(i32.wrap(base), bytes));
-        if (far) f.if(isFar, () => call(far, moved(base, bytes)), nearCall);
+        const nearCall = () => call(near[which], i32.add(i32.wrap(base), bytes));
+        if (far) f.if(isFar, () => call(far[which], moved(base, bytes)), nearCall);
         else nearCall();
-        finish(f, args, i, row, sum);
+        f.for(0, count, 1, (r) => {
+          const column = f.int(i32.add(first, i32.mul(r, rowStep)));
+          finish(f, args, i, column, f32.load(i32.add(scratch, i32.shl(r, 2))));
+        });
+      });
+    };
+    const first = f.int();
+    f.while(row, i32.sub(end, rowGroup - 1), rowGroup, () => {
+      f.for(0, rowStep, 1, (i) => {
+        f.set(first, i32.add(row, i));
+        multiply(first, 'many');
       });
     });
+    f.while(row, end, 1, () => multiply(row, 'one'));
   });
 }

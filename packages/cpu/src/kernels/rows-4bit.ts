@@ -12,7 +12,20 @@ import {
   type ModuleBuilder,
   moved,
 } from '../assembler.ts';
-import { f32, f32x4, i8x16, i16x8, i32, i32x4, i64, interleave, store, type V128, v128 } from '../instructions.ts';
+import {
+  f32,
+  f32x4,
+  type I64,
+  i8x16,
+  i16x8,
+  i32,
+  i32x4,
+  i64,
+  interleave,
+  store,
+  type V128,
+  v128,
+} from '../instructions.ts';
 import { bytesPerElement, type Features, type FloatType, floatTypes, loadFloat, maddFor, sumLanes } from './lanes.ts';
 import { chooser, nibblesOf, roundLanes } from './pack-4bit.ts';
 import { weightFlag, weightWord } from './weight-4bit.ts';
@@ -21,6 +34,8 @@ type IntLocal = Local<'i32'>;
 
 /** Most rows of A that these kernels take. */
 export const maxRows = 4;
+/** A chunk has a multiple of so many rows of W: their pages are touched together. */
+export const rowGroup = 32;
 /** Elements of a row that one vector of nibbles covers. */
 export const group = 32;
 
@@ -46,12 +61,14 @@ export const arrangeTask = (dtype: FloatType, weight: FloatType): string =>
 /** Adds the tasks `arrange_*` and `rows4bit_*`. */
 export function addRows(m: ModuleBuilder, memory: MemoryShape, features: Features, absmax: FunctionRef): void {
   const withStore = Boolean(memory.storePages);
+  const touches = [false, ...(withStore ? [true] : [])].map((far) => touchFunction(m, far));
+  const touch = (far: boolean) => touches[far ? 1 : 0]!;
   for (const dtype of floatTypes) for (const weight of ['bf16', 'f32'] as const) arrange(m, dtype, weight);
   for (const dtype of floatTypes) {
     const row = (aRows: number, far: boolean) => rowFunction(m, { features, dtype, aRows, far });
-    const near = [row(1, false), row(2, false)] as const;
+    const reach = (far: boolean): Reach => ({ rows: [row(1, far), row(2, far)], touch: touch(far) });
     const table = tableFunction(m, dtype);
-    rows(m, { dtype, absmax, table, near, far: withStore ? [row(1, true), row(2, true)] : undefined });
+    rows(m, { dtype, absmax, table, near: reach(false), far: withStore ? reach(true) : undefined });
   }
 }
 
@@ -186,13 +203,41 @@ function rowFunction(m: ModuleBuilder, kind: RowKind): FunctionRef {
   });
 }
 
+const pageBytes = 4096;
+
+/**
+ * (from, bytes, out): reads the first two lines of each page of a range. A processor's prefetcher stops at the end of a page;
+ * here the waits for the next pages' memory overlap and prefetching has begun before their rows are read. The sum of what was
+ * read is stored at `out`, so that no compiler drops the reads.
+ */
+function touchFunction(m: ModuleBuilder, far: boolean): FunctionRef {
+  return m.function(undefined, [far ? 'i64' : 'i32', 'i32', 'i32'], [], (f) => {
+    const [from, bytes, out] = f.params as unknown as [Local<'i32'>, IntLocal, IntLocal];
+    const past = f.int(i32.and(far ? i32.wrap(from as unknown as I64) : from, pageBytes - 1));
+    if (far) f.set(from as unknown as Local<'i64'>, i64.sub(from as unknown as I64, i64.extend(past)));
+    else f.set(from, i32.sub(from, past));
+    const seen = f.vector();
+    f.for(0, i32.add(bytes, past), pageBytes, () => {
+      f.set(seen, v128.or(seen, v128.or(v128.load(from), v128.load(from, 64))));
+      f.set(from, moved(from, pageBytes));
+    });
+    f.emit(store.v128(out, seen));
+  });
+}
+
 interface RowsKind {
   readonly dtype: FloatType;
   readonly absmax: FunctionRef;
   readonly table: FunctionRef;
+  readonly near: Reach;
+  readonly far: Reach | undefined;
+}
+
+/** Functions for W in one of the memories. */
+interface Reach {
   /** For one and for two rows of A. */
-  readonly near: readonly [FunctionRef, FunctionRef];
-  readonly far: readonly [FunctionRef, FunctionRef] | undefined;
+  readonly rows: readonly [FunctionRef, FunctionRef];
+  readonly touch: FunctionRef;
 }
 
 /** Bytes of a slot's table. */
@@ -224,13 +269,19 @@ function rows(m: ModuleBuilder, { dtype, absmax, table, near, far }: RowsKind): 
     const [element, bytes, rowsOfA] = [f.int(), f.int(), f.int()];
     f.while(row, end, 1, () => {
       f.set(element, i32.mul(row, rowLength));
+      f.set(bytes, i32.shrU(element, 1));
+      f.if(i32.eqz(i32.and(row, rowGroup - 1)), () => {
+        const ahead = f.int(i32.shrU(i32.mul(i32.min(i32.sub(end, row), rowGroup), rowLength), 1));
+        const nearTouch = () => f.call(near.touch, i32.add(i32.wrap(base), bytes), ahead, scratch);
+        if (far) f.if(isFar, () => f.call(far.touch, moved(base, bytes), ahead, scratch), nearTouch);
+        else nearTouch();
+      });
       f.call(absmax, weight, element, slots, i32.shl(1, slotShift), scales, 4);
       f.call(table, weight, scales, slots, tables);
-      f.set(bytes, i32.shrU(element, 1));
       const run = (i: IntLocal, which: 0 | 1) => {
         const rest = [tables, slots, groups, i32.add(a, i32.mul(i, aStride)), aStride, scratch] as const;
-        const nearCall = () => f.call(near[which], i32.add(i32.wrap(base), bytes), ...rest);
-        if (far) f.if(isFar, () => f.call(far[which], moved(base, bytes), ...rest), nearCall);
+        const nearCall = () => f.call(near.rows[which], i32.add(i32.wrap(base), bytes), ...rest);
+        if (far) f.if(isFar, () => f.call(far.rows[which], moved(base, bytes), ...rest), nearCall);
         else nearCall();
         f.setInt(rowsOfA, which + 1);
         f.for(0, rowsOfA, 1, (r) => finish(f, args, i32.add(i, r), row, f32.load(i32.add(scratch, i32.shl(r, 2)))));
