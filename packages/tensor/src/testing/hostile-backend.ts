@@ -1,6 +1,7 @@
 import type { Backend, BufferHandle, Call, Operand } from '../backend.ts';
 import { bytesPerElement } from '../dtype.ts';
 import { DeviceLostError } from '../errors.ts';
+import type { Op } from '../op.ts';
 import { bytesBuffer, referenceBackend } from '../reference-backend.ts';
 import { sizeOf } from '../shape.ts';
 
@@ -77,7 +78,7 @@ export function hostileBackend(): HostileBackend {
       throw new Error(`${op.name}: a kernel may name ${maxBuffers} buffers: got ${buffers.size}.`);
     const written = outputs.map((o) => o.buffer);
     if (new Set(written).size !== written.length) throw new Error(`${op.name}: two outputs share a buffer.`);
-    const mutates = 'program' in op || op.name === 'writeRows';
+    const mutates = 'program' in op || (op as Partial<Op>).options?.mutates;
     if (!mutates && inputs.some((x) => x && written.includes(x.buffer)))
       throw new Error(`${op.name}: an output aliases an input.`);
   }
