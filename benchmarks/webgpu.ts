@@ -7,7 +7,18 @@ import { writeFileSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { type CpuBackend, cpu } from '@lorikeet/cpu';
-import { type Backend, matmul, normal, randomKey, tensor } from '@lorikeet/tensor';
+import { nf4 } from '@lorikeet/lora';
+import type { LinearFactory } from '@lorikeet/phi3';
+import {
+  type Backend,
+  matmul,
+  matmul4bit,
+  normal,
+  quantize4bit,
+  randomKey,
+  tensor,
+  type Weight4bit,
+} from '@lorikeet/tensor';
 import { type WebGpuBackend, webgpu } from '@lorikeet/webgpu';
 import { buildBenchModel, greedy, trainer } from './cases/phi3.ts';
 import { alternate, type Contender, type Rate } from './measure.ts';
@@ -55,16 +66,47 @@ async function products(n: number, dtype: 'f32' | 'bf16'): Promise<Contender[]> 
   return contenders;
 }
 
+/** The same with the weight in NF4, quantized on each: both must get the same bits. */
+async function quantizedProducts(n: number): Promise<Contender[]> {
+  const [m, k] = [512, 3072];
+  const kind = { quantType: 'nf4', blocksize: 64 } as const;
+  const results: Float32Array[] = [];
+  const stored: Uint8Array[] = [];
+  const contenders: Contender[] = [];
+  using drawnX = normal([m, k], { backend: host, key: randomKey(1) });
+  using drawnW = normal([n, k], { backend: host, key: randomKey(2), std: 0.02 });
+  for (const [name, backend] of backends) {
+    const x = tensor(await drawnX.data(), { backend, shape: [m, k] });
+    using dense = tensor(await drawnW.data(), { backend, shape: [n, k] });
+    const parts = quantize4bit(dense, kind);
+    stored.push(await parts.packed.bytes(), await parts.absmax.bytes());
+    const weight: Weight4bit = { ...parts, ...kind, shape: [n, k], dtype: 'bf16' };
+    using y = matmul4bit(x, weight);
+    results.push((await y.data()) as Float32Array);
+    const call = async (): Promise<void> => {
+      matmul4bit(x, weight).dispose();
+      await backend.sync();
+    };
+    contenders.push({ name, work: (2 * m * k * n) / 1e9, run: call });
+  }
+  const isEqual = (a: Uint8Array, b: Uint8Array): boolean => a.every((byte, i) => byte === b[i]);
+  if (!isEqual(stored[0]!, stored[2]!) || !isEqual(stored[1]!, stored[3]!))
+    throw new Error(`quantize4bit ${n} x ${k}: webgpu and cpu give other bits`);
+  const error = distance(results[0]!, results[1]!);
+  if (!(error < 1e-5)) throw new Error(`matmul4bit: webgpu and cpu differ by ${error} of the largest value`);
+  return contenders;
+}
+
 async function run(backend: Backend, x: Parameters<typeof matmul>[0], weight: typeof x): Promise<void> {
   matmul(x, weight, { transposeB: true }).dispose();
   await backend.sync();
 }
 
-async function steps(): Promise<Contender[]> {
+async function steps(linear?: LinearFactory): Promise<Contender[]> {
   const contenders: Contender[] = [];
   const losses: number[] = [];
   for (const [name, backend] of backends) {
-    const step = await trainer(backend, 4, 128);
+    const step = await trainer(backend, 4, 128, linear);
     losses.push(await step());
     contenders.push({ name, work: 4 * 128, run: step });
   }
@@ -90,7 +132,11 @@ const cases: readonly (readonly [name: string, unit: string, make: () => Promise
       (dtype) => [`matmul 512 x 3072 x ${n}, ${dtype} weights`, 'GFLOP/s', () => products(n, dtype)] as const,
     ),
   ),
-  ['LoRA step, Phi-3 of width 512, 4 layers, bf16, 4 x 128 tokens', 'tokens/s', steps],
+  ...[3072, 9216, 16384].map(
+    (n) => [`matmul4bit 512 x 3072 x ${n}, NF4`, 'GFLOP/s', () => quantizedProducts(n)] as const,
+  ),
+  ['LoRA step, Phi-3 of width 512, 4 layers, bf16, 4 x 128 tokens', 'tokens/s', () => steps()],
+  ['QLoRA step, the same model in NF4', 'tokens/s', () => steps(nf4())],
   ['cached greedy generation, the same model', 'tokens/s', generation],
 ];
 const facts = gpu.describe();

@@ -1,6 +1,6 @@
 import { applyLora, markOnlyLoraAsTrainable } from '@lorikeet/lora';
 import { AdamW, clipGradNorm, trainableParameters } from '@lorikeet/nn';
-import { generate, initPhi3, type Phi3ForCausalLM, parsePhi3Config } from '@lorikeet/phi3';
+import { generate, initPhi3, type LinearFactory, type Phi3ForCausalLM, parsePhi3Config } from '@lorikeet/phi3';
 import { type Backend, randomKey, referenceBackend, scope } from '@lorikeet/tensor';
 import type { BenchCase } from '../case.ts';
 import type { Contender } from '../measure.ts';
@@ -13,13 +13,18 @@ const config = parsePhi3Config({
   bos_token_id: 1, eos_token_id: 2, pad_token_id: 0, tie_word_embeddings: false, initializer_range: 0.02, resid_pdrop: 0, embd_pdrop: 0, attention_dropout: 0,
 }); // biome-ignore format: a config.json
 
-export const buildBenchModel = (backend: Backend): Promise<Phi3ForCausalLM> =>
-  initPhi3(config, { backend, key: randomKey(1), dtype: 'bf16', trainable: false });
+export const buildBenchModel = (backend: Backend, linear?: LinearFactory): Promise<Phi3ForCausalLM> =>
+  initPhi3(config, { backend, key: randomKey(1), dtype: 'bf16', trainable: false, ...(linear && { linear }) });
 const idsOf = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => 3 + ((i * 7919) % 4000));
 
 /** One LoRA step of the bench model: forward, backward, clipping, AdamW. Returns the loss, so that contenders can be compared. */
-export async function trainer(backend: Backend, rows: number, length: number): Promise<() => Promise<number>> {
-  const model = await buildBenchModel(backend);
+export async function trainer(
+  backend: Backend,
+  rows: number,
+  length: number,
+  linear?: LinearFactory,
+): Promise<() => Promise<number>> {
+  const model = await buildBenchModel(backend, linear);
   applyLora(model, { r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { key: randomKey(2) });
   markOnlyLoraAsTrainable(model);
   const parameters = trainableParameters(model);
