@@ -48,6 +48,13 @@ function quantizeBlock(
   return { nibbles, absmax: isFull ? absmax : divisor };
 }
 
+/** A full block of absmax 1 with every border, and a shorter one. */
+function onBorders(quantType: QuantType4bit): Sample<Quantize4bitOptions> {
+  const { borders } = decision4bit(quantType);
+  const values = [...borders, 1, ...Array.from(borders, (x) => x / 2), -1, ...borders, 1];
+  return { inputs: { x: { shape: [values.length], values } }, attributes: { quantType, blocksize: 32 } };
+}
+
 /** See quantize4bit. */
 export const quantize4bitOp = defineOp<'x', Quantize4bitOptions>({
   name: 'quantize4bit',
@@ -83,6 +90,8 @@ export const quantize4bitOp = defineOp<'x', Quantize4bitOptions>({
     { inputs: { x: { shape: [259], dtype: 'f16' } }, attributes: { quantType: 'fp4', blocksize: 64 } },
     { inputs: { x: { shape: [70], low: 0, high: 1e-38 } }, attributes: { quantType: 'nf4', blocksize: 64 } },
     { inputs: { x: { shape: [0] } }, attributes: { quantType: 'nf4', blocksize: 64 } },
+    onBorders('nf4'),
+    onBorders('fp4'),
   ],
   errors: [
     {
