@@ -17,6 +17,7 @@ import {
   truncatedSvd,
   zeros,
 } from '../index.ts';
+import { hostileBackend } from '../testing/index.ts';
 
 const backend = referenceBackend();
 const key = randomKey(3);
@@ -198,6 +199,14 @@ describe('decompositions', () => {
     await expect(decompose(bad)).rejects.toThrow(NonFiniteError);
     await expect(decompose(vector)).rejects.toThrow(`${name}: a must be a matrix: got [2]`);
     await expect(decompose(zeros([2, 2], { backend, dtype: 'i32' }))).rejects.toThrow(`${name}: a must be floats`);
+  });
+  it('run on a backend that computes late', async () => {
+    const late = hostileBackend();
+    const a = normal([40, 70], { backend: late, key });
+    const { q, r } = await qr(a);
+    expect(await distance(q.matmul(r), a)).toBeLessThan(2e-6);
+    const { u, s, v } = await svdLowrank(a, { q: 40, niter: 1, key });
+    expect(await distance(u.mul(s).matmul(v, { transposeB: true }), a)).toBeLessThan(2e-6);
   });
   it('refuse a rank that the matrix does not have', async () => {
     const a = zeros([3, 2], { backend });
