@@ -13,6 +13,7 @@ import {
   loadChatDataset,
   type PackingStrategy,
   type StepEvent,
+  shuffleDataset,
   splitDataset,
   type TrainingOptions,
   tokenizeRows,
@@ -90,7 +91,8 @@ async function makeBatches(config: SftConfig): Promise<BatchSource> {
   const maxLength = training.max_length as number;
   const cutLater = packing && packingStrategy !== 'bfd';
   const tokenizing = { maxLength: cutLater ? null : maxLength, ...(lossOn ? { lossOn } : {}) };
-  const { examples } = tokenizeRows(kept, tokenizer, tokenizing);
+  const tokenized = tokenizeRows(kept, tokenizer, tokenizing).examples;
+  const examples = training.shuffle_dataset === true ? shuffleDataset(tokenized, config.seed) : tokenized;
   return createBatches(examples, {
     batchSize: training.per_device_train_batch_size as number,
     order: 'sequential',
@@ -100,9 +102,18 @@ async function makeBatches(config: SftConfig): Promise<BatchSource> {
 
 const camelCase = (key: string): string => key.replace(/_([a-z0-9])/g, (_, letter: string) => letter.toUpperCase());
 
+/** Options of schedules where ours have other names. */
+const scheduleNames: Readonly<Record<string, string>> = {
+  min_lr_rate: 'minFactor', min_lr_ratio: 'minFactor', num_decay_steps: 'decaySteps', timescale: 'timescaleSteps', lr_end: 'endFactor',
+}; // biome-ignore format: a table
+
+const renamed = (given: object, names: Readonly<Record<string, string>> = {}): object =>
+  Object.fromEntries(Object.entries(given).map(([key, value]) => [names[key] ?? camelCase(key), value]));
+
 /** SFTConfig's arguments under our names; what the loop does not know is for the data and the model. */
 const trainingOptions = ({ training, seed }: SftConfig): TrainingOptions => ({
-  ...Object.fromEntries(Object.entries(training).map(([key, value]) => [camelCase(key), value])),
+  ...renamed(training),
+  lrSchedulerOptions: renamed((training.lr_scheduler_kwargs ?? {}) as object, scheduleNames),
   seed,
 });
 

@@ -180,8 +180,8 @@ def make_trainer(config: dict, out: str) -> WatchedTrainer:
     )
 
 
-def record_run(r: Recording, name: str, config: dict) -> None:
-    """Runs the configuration and records loss, gradient norm, rate and counts of every step, the first tokens, and the adapter."""
+def run(config: dict, nudge: float = 0.0) -> WatchedTrainer:
+    """The configuration, trained. `nudge`: how far each weight is moved first, as a part of itself, at most."""
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as out:
@@ -190,12 +190,25 @@ def record_run(r: Recording, name: str, config: dict) -> None:
         trainer.layout, trainer.micro_batches, trainer.items = Layout(config["seed"]), [], {}
         start_adapter(trainer.model, config)
         key_dropouts(trainer.model, trainer.layout)
+        with torch.no_grad():
+            for name, parameter in trainer.model.named_parameters() if nudge else ():
+                parameter.mul_(1 + uniform_tensor(random_key(config["seed"], "nudge", name), parameter.shape, -nudge, nudge))
         with keyed_neftune(trainer.layout):
             trainer.train()
+    return trainer
+
+
+def losses(trainer: WatchedTrainer) -> list[float]:
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+def record_run(r: Recording, name: str, config: dict, trainer: WatchedTrainer | None = None) -> None:
+    """Records loss, gradient norm, rate and counts of every step of a run, the first tokens, and the adapter."""
+    trainer = trainer or run(config)
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     steps = len(log)
     seen = {
-        "loss": [entry["loss"] for entry in log],
+        "loss": losses(trainer),
         "gradNorm": [entry["grad_norm"] for entry in log],
         "learningRate": [entry["learning_rate"] for entry in log],
         "trainedTokens": [float(trainer.items[step + 1]) for step in range(steps)],
