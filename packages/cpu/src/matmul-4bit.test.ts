@@ -21,6 +21,10 @@ const near = await cpu({ threads: 2 });
 const far = await cpu({ threads: 2, storeFromBytes: 1 });
 afterAll(() => Promise.all([near.close(), far.close()]));
 
+test('no kernel is switched off, which would hide it behind its reference', () => {
+  for (const backend of [near, far]) expect(backend.describe().switchedOff).toEqual([]);
+});
+
 const drawBytes = (count: number, seed: number): Uint8Array =>
   Uint8Array.from({ length: count }, (_, i) => threefry2x32(seed, 3, i, 0)[0] & 255);
 

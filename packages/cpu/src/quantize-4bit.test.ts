@@ -9,6 +9,10 @@ const far = await cpu({ threads: 2, storeFromBytes: 1 });
 const reference = referenceBackend();
 afterAll(() => Promise.all([near.close(), far.close()]));
 
+test('no kernel is switched off, which would hide it behind its reference', () => {
+  for (const backend of [near, far]) expect(backend.describe().switchedOff).toEqual([]);
+});
+
 // More than a task's 64 K elements, the last block short and of odd length.
 const count = 70_003;
 

@@ -23,7 +23,9 @@ function damaged(name: string, damage: (bytes: Float32Array) => void): Backend {
   });
 }
 
-test('every kernel that this backend has is compared', async () => {
+test('every kernel that this backend has is compared, and none is switched off here', async () => {
+  // A wrong kernel would be replaced by its reference, and all other tests would pass.
+  expect(backend.describe().switchedOff).toEqual([]);
   expect(await selfTest(backend, backend.kernelNames)).toEqual([]);
   const known = new Set(kernelOps.map((op) => op.name));
   for (const name of backend.kernelNames) expect(known).toContain(name);
