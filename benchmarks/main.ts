@@ -10,6 +10,7 @@ import { cpus } from 'node:os';
 import { parseArgs } from 'node:util';
 import { cpu } from '@lorikeet/cpu';
 import type { BenchCase } from './case.ts';
+import { eightBitCases } from './cases/eight-bits.ts';
 import { matmulCases } from './cases/matmul.ts';
 import { phi3Cases } from './cases/phi3.ts';
 import { quantizeCases } from './cases/quantize.ts';
@@ -45,7 +46,7 @@ function show({ name, shape, unit, rates }: Result): void {
     );
 }
 
-const all: readonly BenchCase[] = [...matmulCases, ...quantizeCases, ...phi3Cases];
+const all: readonly BenchCase[] = [...matmulCases, ...quantizeCases, ...eightBitCases, ...phi3Cases];
 const chosen = all.filter(({ name }) => name.includes(values.filter ?? ''));
 if (chosen.length === 0)
   throw new RangeError(
