@@ -138,7 +138,7 @@ export async function dryRun(
   const largestWeight = largest;
   largest = 0;
   // First values have no part in what a step holds, and some are worked out from weights that are not there.
-  applyLora(model, { ...lora, initLoraWeights: true });
+  applyLora(model, lora, { initialize: false });
   model.gradientCheckpointing = gradientCheckpointing;
   model.activationStorage = activationStorage;
   const logits = headBytes(model, batch);
