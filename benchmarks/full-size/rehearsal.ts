@@ -147,7 +147,7 @@ async function merge(r: Rehearsal): Promise<PhaseResult> {
   const out = join(r.work, 'merged');
   rmSync(out, { recursive: true, force: true });
   const paths = ['-m', r.dir, '-a', join(r.work, 'train', 'adapter'), '-o', out];
-  const { stdout: _, ...taken } = await lorikeet(r, ['merge', ...paths, '--into', 'original']);
+  const { stdout: _, ...taken } = await lorikeet(r, ['merge', ...paths, '--into', 'original', '--no-compare']);
   const bytes = readdirSync(out).reduce((sum, name) => sum + statSync(join(out, name)).size, 0);
   // 7.6 GB that nobody reads again.
   rmSync(out, { recursive: true, force: true });
