@@ -1,4 +1,12 @@
-import { dequantize4bit, quantize4bit, referenceBackend, type Tensor, tensor } from '@lorikeet/tensor';
+import {
+  decision4bit,
+  dequantize4bit,
+  fromBytes,
+  quantize4bit,
+  referenceBackend,
+  type Tensor,
+  tensor,
+} from '@lorikeet/tensor';
 import { afterAll, expect, test } from 'vitest';
 import { cpu } from './index.ts';
 import { drawFloats } from './testing/draw.ts';
@@ -69,4 +77,51 @@ test('rows of a matrix, from any element on', async () => {
       made.packed.dispose();
       made.absmax.dispose();
     }
+});
+
+test('values half-way between two of the dtype round to even', async () => {
+  // Code 1 times absmax: a bf16 and a half unit, an f16 and a half unit, and their neighbours.
+  const bits = [0x3f808000, 0x3f818000, 0x3f808001, 0x3f801000, 0x3f803000, 0x33000000, 0x33c00000, 0x477ff000];
+  const absmax = new Float32Array(Uint32Array.from(bits).buffer);
+  const packed = new Uint8Array(32 * bits.length).map((_, i) => (i % 2 === 0 ? 0xff : (i * 37) & 255));
+  for (const dtype of ['f32', 'bf16', 'f16'] as const) {
+    const run = async (backend: typeof near | typeof reference) => {
+      const weight = {
+        packed: fromBytes(packed, { backend, shape: [packed.length, 1], dtype: 'u8' }),
+        absmax: tensor(absmax, { backend }),
+        ...({ quantType: 'nf4', blocksize: 64, shape: [bits.length, 64], dtype } as const),
+      };
+      using dense = dequantize4bit(weight);
+      return dense.data();
+    };
+    expect(await run(near)).toEqual(await run(reference));
+  }
+});
+
+test('the last, shorter block divides by absmax, full ones multiply by its reciprocal', async () => {
+  const { borders } = decision4bit('nf4');
+  /** Numbers that the two ways put on different sides of a border, for one absmax. */
+  const between = (absmax: number): number[] => {
+    const reciprocal = Math.fround(1 / absmax);
+    const near = Array.from(borders).flatMap((b) =>
+      [-1, 0, 1].map((d) => Math.fround(b * absmax * (1 + d * 2 ** -23))),
+    );
+    return near.filter((x) => {
+      const [divided, multiplied] = [Math.fround(x / absmax), Math.fround(x * reciprocal)];
+      return borders.some((b) => divided <= b !== multiplied <= b);
+    });
+  };
+  const drawn = drawFloats(200, 8, 1, 2);
+  const absmax = drawn.reduce((best, x) => (between(x).length > between(best).length ? x : best));
+  expect(between(absmax).length).toBeGreaterThan(0);
+  const short = [absmax, ...between(absmax)];
+  const full = [...short, ...new Array<number>(32 - short.length).fill(0)];
+  const run = async (backend: typeof near | typeof reference) => {
+    using x = tensor([...full, ...short], { backend });
+    const made = quantize4bit(x, { quantType: 'nf4', blocksize: 32 });
+    return made.packed.data();
+  };
+  const got = await run(near);
+  expect(got).toEqual(await run(reference));
+  expect(got.subarray(16, 16 + (short.length >> 1))).not.toEqual(got.subarray(0, short.length >> 1));
 });
