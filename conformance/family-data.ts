@@ -4,13 +4,13 @@ import {
   type Example,
   type PackOptions,
   packRows,
+  porterStem,
   type RougeOptions,
   type RougeScore,
   rouge,
   shuffleDataset,
   splitDataset,
 } from '@lorikeet/trainer';
-import { porterStem } from '../packages/trainer/src/rouge/porter-stemmer.ts';
 import { type CaseContext, equalFinding, type Finding, finding } from './findings.ts';
 import { exact } from './tolerances.ts';
 

@@ -34,6 +34,7 @@ export {
   type TrainingOptions,
 } from './options.ts';
 export { planMemory, type StepMemory } from './plan-memory.ts';
+export { porterStem } from './rouge/porter-stemmer.ts';
 export {
   type AggregateOptions,
   aggregateRouge,

@@ -24,11 +24,11 @@ export interface TokenPreview {
 export function previewRow(
   row: Row,
   tokenizer: DataTokenizer & { idToToken(id: number): string | undefined },
-  { lossOn, maxLength = Number.POSITIVE_INFINITY }: TokenizeOptions = {},
+  { lossOn, maxLength }: TokenizeOptions = {},
 ): RowPreview {
   const { ids, trained } = tokenizeRow(row, tokenizer, lossOn);
   const tokens = ids.map((id, i) => {
-    const truncated = i >= maxLength;
+    const truncated = i >= (maxLength ?? Number.POSITIVE_INFINITY);
     // The first token is predicted from nothing.
     return { id, token: tokenizer.idToToken(id) ?? '', trained: i > 0 && trained[i]! && !truncated, truncated };
   });
