@@ -55,6 +55,10 @@ export class CpuBackend implements Backend {
     this.#placement.free(buffer as CpuBuffer);
   }
 
+  pageOut(buffer: BufferHandle): void {
+    this.#placement.pageOut(buffer as CpuBuffer);
+  }
+
   write(buffer: BufferHandle, byteOffset: number, bytes: Uint8Array): void {
     this.#placement.write(buffer as CpuBuffer, byteOffset, bytes);
   }

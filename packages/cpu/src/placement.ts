@@ -43,12 +43,17 @@ export class Placement {
 
   write(buffer: CpuBuffer, byteOffset: number, bytes: Uint8Array): void {
     const whole = byteOffset === 0 && bytes.length === buffer.byteLength;
-    if (whole && !buffer.inStore && bytes.length >= this.#storeFromBytes) this.#moveToStore(buffer);
+    if (whole && !buffer.inStore && bytes.length >= this.#storeFromBytes) this.#moveToStore(buffer, false);
     this.bytesOf(buffer).set(bytes, byteOffset);
   }
 
+  /** Moves a buffer to the store until something writes it, if it is worth it. */
+  pageOut(buffer: CpuBuffer): void {
+    if (!buffer.inStore && buffer.byteLength >= this.#storeFromBytes) this.#moveToStore(buffer, true);
+  }
+
   /** Leaves a buffer where it is when the store is full. */
-  #moveToStore(buffer: CpuBuffer): void {
+  #moveToStore(buffer: CpuBuffer, withContent: boolean): void {
     if (!this.#store) return;
     let address: number;
     try {
@@ -57,6 +62,7 @@ export class Placement {
       if (error instanceof OutOfMemoryError) return;
       throw error;
     }
+    if (withContent) this.#store.bytes.set(this.bytesOf(buffer), address);
     this.#work.release(buffer.address);
     buffer.address = address;
     buffer.inStore = true;

@@ -2,7 +2,7 @@ import { adamw8bitUpdate, adamwUpdate, type Moment8bit, type Spec } from '@lorik
 import { AdamW, type AdamWOptions } from './adamw.ts';
 import { type BlockwiseOptions, BlockwiseState } from './blockwise-state.ts';
 import type { NamedParameter } from './clip-grad-norm.ts';
-import { fullState, type ParameterGroup, type ParameterUpdate, type UpdateSettings } from './optimizer.ts';
+import { fullState, type ParameterGroup, type ParameterUpdate, pageState, type UpdateSettings } from './optimizer.ts';
 
 export type AdamW8bitOptions = AdamWOptions & BlockwiseOptions;
 
@@ -44,4 +44,9 @@ export class AdamW8bit extends AdamW {
 }
 
 /** bitsandbytes' PagedAdamW8bit: the numbers of AdamW8bit; see PagedAdamW. */
-export class PagedAdamW8bit extends AdamW8bit {}
+export class PagedAdamW8bit extends AdamW8bit {
+  protected override update(parameter: ParameterUpdate, settings: UpdateSettings): void {
+    super.update(parameter, settings);
+    pageState(parameter);
+  }
+}

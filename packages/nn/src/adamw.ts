@@ -1,6 +1,13 @@
 import { adamwUpdate, type Spec } from '@lorikeet/tensor';
 import type { NamedParameter } from './clip-grad-norm.ts';
-import { fullState, Optimizer, type ParameterGroup, type ParameterUpdate, type UpdateSettings } from './optimizer.ts';
+import {
+  fullState,
+  Optimizer,
+  type ParameterGroup,
+  type ParameterUpdate,
+  pageState,
+  type UpdateSettings,
+} from './optimizer.ts';
 
 /** Settings of AdamW; the defaults are torch.optim.AdamW's. */
 export interface AdamWOptions {
@@ -61,7 +68,12 @@ export class AdamW extends Optimizer {
 }
 
 /**
- * bitsandbytes' PagedAdamW: AdamW whose state the engine may keep outside work memory. The numbers are AdamW's; no backend
- * here moves the state yet, as bitsandbytes does not on a CPU.
+ * bitsandbytes' PagedAdamW: AdamW whose state, from 1e5 elements on, rests outside work memory between steps. On the cpu
+ * backend that is the 64-bit store; elsewhere it stays where it is. The numbers are AdamW's.
  */
-export class PagedAdamW extends AdamW {}
+export class PagedAdamW extends AdamW {
+  protected override update(parameter: ParameterUpdate, settings: UpdateSettings): void {
+    super.update(parameter, settings);
+    pageState(parameter);
+  }
+}

@@ -19,7 +19,7 @@ export {
   materialize,
   type TensorSource,
 } from './linear-factory.ts';
-export { Lion, Lion8bit, type LionOptions } from './lion.ts';
+export { Lion, Lion8bit, type LionOptions, PagedLion, PagedLion8bit } from './lion.ts';
 export { copyInto, type LoadResult, loadStateDict, type StateSource } from './load-state-dict.ts';
 export { Module } from './module.ts';
 export {

@@ -1,7 +1,14 @@
 import { lion8bitUpdate, lionUpdate, type Spec } from '@lorikeet/tensor';
 import { type BlockwiseOptions, BlockwiseState } from './blockwise-state.ts';
 import type { NamedParameter } from './clip-grad-norm.ts';
-import { fullState, Optimizer, type ParameterGroup, type ParameterUpdate, type UpdateSettings } from './optimizer.ts';
+import {
+  fullState,
+  Optimizer,
+  type ParameterGroup,
+  type ParameterUpdate,
+  pageState,
+  type UpdateSettings,
+} from './optimizer.ts';
 
 /** Settings of Lion; the defaults are bitsandbytes'. Lion wants a third to a tenth of AdamW's learning rate. */
 export interface LionOptions {
@@ -72,5 +79,21 @@ export class Lion8bit extends Lion {
   override dispose(): void {
     super.dispose();
     this.#state.dispose();
+  }
+}
+
+/** bitsandbytes' PagedLion: the numbers of Lion; see PagedAdamW. */
+export class PagedLion extends Lion {
+  protected override update(parameter: ParameterUpdate, settings: UpdateSettings): void {
+    super.update(parameter, settings);
+    pageState(parameter);
+  }
+}
+
+/** bitsandbytes' PagedLion8bit: the numbers of Lion8bit; see PagedAdamW. */
+export class PagedLion8bit extends Lion8bit {
+  protected override update(parameter: ParameterUpdate, settings: UpdateSettings): void {
+    super.update(parameter, settings);
+    pageState(parameter);
   }
 }

@@ -2,7 +2,7 @@ import { Adafactor } from './adafactor.ts';
 import { AdamW, PagedAdamW } from './adamw.ts';
 import { AdamW8bit, PagedAdamW8bit } from './adamw-8bit.ts';
 import type { NamedParameter } from './clip-grad-norm.ts';
-import { Lion, Lion8bit } from './lion.ts';
+import { Lion, Lion8bit, PagedLion, PagedLion8bit } from './lion.ts';
 import type { Optimizer, ParameterGroup } from './optimizer.ts';
 import { SGD } from './sgd.ts';
 
@@ -37,8 +37,8 @@ export const optimizers = {
   paged_adamw_8bit: (parameters, settings) => new PagedAdamW8bit(parameters, settings),
   lion_32bit: (parameters, settings) => new Lion(parameters, withoutEps(settings)),
   lion_8bit: (parameters, settings) => new Lion8bit(parameters, withoutEps(settings)),
-  paged_lion_32bit: (parameters, settings) => new Lion(parameters, withoutEps(settings)),
-  paged_lion_8bit: (parameters, settings) => new Lion8bit(parameters, withoutEps(settings)),
+  paged_lion_32bit: (parameters, settings) => new PagedLion(parameters, withoutEps(settings)),
+  paged_lion_8bit: (parameters, settings) => new PagedLion8bit(parameters, withoutEps(settings)),
   adafactor: (parameters, { lr, weightDecay }) =>
     new Adafactor(parameters, { lr, weightDecay, scaleParameter: false, relativeStep: false }),
   sgd: (parameters, { lr, weightDecay }) => new SGD(parameters, { lr, weightDecay }),

@@ -3,6 +3,7 @@ import {
   isFloat,
   noGrad,
   openScope,
+  pageOut,
   type Spec,
   scope,
   showShape,
@@ -70,6 +71,14 @@ export interface UpdateSettings {
 /** State of a parameter's own shape in f32 (f64 for f64 parameters). */
 export const fullState = ({ shape, dtype }: Tensor, ...names: string[]): Record<string, Spec> =>
   Object.fromEntries(names.map((name) => [name, { shape, dtype: dtype === 'f64' ? 'f64' : 'f32' }]));
+
+/** Elements from which on bitsandbytes pages state (`get_state_buffer`). */
+const pagedSize = 100_000;
+
+/** What a paged optimizer does after a parameter's update: its state may rest outside work memory until the next step. */
+export function pageState({ tensor, buffers }: ParameterUpdate): void {
+  if (tensor.size >= pagedSize) for (const t of Object.values(buffers)) pageOut(t);
+}
 
 /** Steps and state buffers by parameter path; subclasses say the buffers and one parameter's update. */
 export abstract class Optimizer {

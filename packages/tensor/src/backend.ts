@@ -58,6 +58,8 @@ export interface Backend {
   /** Memory for a new tensor, contents unspecified. Throws OutOfMemoryError with what was asked and what is live. */
   allocate(byteLength: number): BufferHandle;
   free(buffer: BufferHandle): void;
+  /** Moves a buffer that rests for a while out of the memory that kernels write; it comes back by itself when it is used. */
+  pageOut?(buffer: BufferHandle): void;
   /** Copies bytes in; the caller may reuse `bytes` at once. */
   write(buffer: BufferHandle, byteOffset: number, bytes: Uint8Array): void;
   /** Copies bytes out after all earlier calls have run. */

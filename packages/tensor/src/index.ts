@@ -31,7 +31,7 @@ export { type Leak, reportLeaks } from './leaks.ts';
 export { type QrOptions, qr } from './linalg/qr.ts';
 export { type Svd, type SvdLowrankOptions, svd, svdLowrank } from './linalg/svd.ts';
 export { type TruncatedSvdOptions, truncatedSvd } from './linalg/truncated-svd.ts';
-export { type MemoryUse, memory } from './memory.ts';
+export { type MemoryUse, memory, pageOut } from './memory.ts';
 export * from './methods.ts';
 export { defineOp, type Op, type OpOptions, type Sample, type Spec } from './op.ts';
 export { type AttentionAttributes, type AttentionOptions, attention, eachVisibleRange } from './ops/attention.ts';

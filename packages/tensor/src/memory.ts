@@ -16,6 +16,11 @@ export function memory(backend: Backend): MemoryUse {
   return use;
 }
 
+/** Lets a backend that has such a place keep a tensor's memory out of the way until it is used again; else does nothing. */
+export function pageOut(t: { readonly backend: Backend; storage(op: string): Storage }): void {
+  t.backend.pageOut?.(t.storage('pageOut').buffer);
+}
+
 /** A counted piece of backend memory: alive while a handle or a saved value names it. */
 export class Storage {
   readonly backend: Backend;
