@@ -25,7 +25,7 @@ import { type CaseContext, type Finding, finding, numbersOf, tensorFinding, uplo
 import { gradientFindings, readBatch } from './models.ts';
 import { runOptimizer8bit } from './quantization-optim.ts';
 import type { StoredTensor } from './recording.ts';
-import { exact, type Limit, modelLimit, opLimit } from './tolerances.ts';
+import { decodedWeight, exact, type Limit, modelLimit, opLimit } from './tolerances.ts';
 
 const runnersByOp: Readonly<Record<string, (context: CaseContext) => Promise<Finding[]>>> = {
   code: runCode,
@@ -47,7 +47,7 @@ const stored = ({ recording, testCase }: CaseContext, name: string): StoredTenso
 
 /** Bit for bit, whatever the tensors mean. */
 async function sameBits(what: string, actual: Tensor, expected: StoredTensor): Promise<Finding> {
-  return tensorFinding(what, actual, expected, exact);
+  return tensorFinding(what, actual, expected, what === 'dequantized' ? decodedWeight(actual.backend.name) : exact);
 }
 
 async function runCode(context: CaseContext): Promise<Finding[]> {

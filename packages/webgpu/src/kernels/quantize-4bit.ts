@@ -1,7 +1,6 @@
 /**
  * 4-bit blockwise quantization (NF4, FP4) and the product with such a weight. Every value is rounded as the reference rounds
- * it: reciprocals are divided in integers, because WGSL's division may be 2.5 ulp off, and a product is kept apart from the
- * sum after it.
+ * it: division is exact, a product is kept apart from the sum after it, and what a driver may flush to zero is scaled up.
  */
 import {
   type Call,
@@ -29,40 +28,13 @@ const bitsOf = (value: number): string => {
 };
 /** The least absmax that is divided by: bitsandbytes' 1e-38, a subnormal number. */
 const leastAbsmax = bitsOf(1e-38);
+const float = (value: number): string => `bitcast<f32>(${bitsOf(value)})`;
 
-/**
- * WGSL of a / b in f32 from and to bits, rounded to nearest even, subnormal operands included: significands are divided bit by
- * bit. For 0 < b < infinity and finite a; a result below the normal numbers is 0.
- */
-const divideWgsl = `
-fn exponent_of(bits: u32) -> i32 { let e = i32((bits >> 23u) & 0xffu); return select(e, 9 - i32(countLeadingZeros(bits & 0x7fffffu)), e == 0); }
-fn significand(bits: u32) -> u32 {
-  let m = bits & 0x7fffffu;
-  return select(m | 0x800000u, m << (countLeadingZeros(m) - 8u), ((bits >> 23u) & 0xffu) == 0u);
+/** An input whose bits as f32 `bits(i)` reads without a float in between, which a driver might flush to zero. */
+function floatBits({ dtype }: Operand): { type: 'raw' | 'f32'; bits: (i: string) => string } {
+  if (dtype === 'f16') return { type: 'f32', bits: (i) => `bitcast<u32>(x0(${i}))` };
+  return { type: 'raw', bits: (i) => (dtype === 'bf16' ? `(x0(${i}) << 16u)` : `x0(${i})`) };
 }
-fn divide_exact(a: u32, b: u32) -> u32 {
-  let sign = (a ^ b) & 0x80000000u;
-  if ((a & 0x7fffffffu) == 0u) { return sign; }
-  if ((a & 0x7fffffffu) >= 0x7f800000u || (b & 0x7fffffffu) >= 0x7f800000u) { return bitcast<u32>(bitcast<f32>(a) / bitcast<f32>(b)); }
-  var rest = significand(a);
-  let by = significand(b);
-  var exponent = exponent_of(a) - exponent_of(b) + 127;
-  if (rest < by) { rest = rest << 1u; exponent -= 1; }
-  var quotient = 0u;
-  for (var i = 0u; i < 25u; i++) {
-    quotient = quotient << 1u;
-    if (rest >= by) { rest -= by; quotient |= 1u; }
-    rest = rest << 1u;
-  }
-  let half = quotient & 1u;
-  quotient = quotient >> 1u;
-  if (half == 1u && (rest != 0u || (quotient & 1u) == 1u)) { quotient += 1u; }
-  if (quotient == 0x1000000u) { quotient = 0x800000u; exponent += 1; }
-  if (exponent >= 255) { return sign | 0x7f800000u; }
-  if (exponent <= 0) { return sign; }
-  return sign | (u32(exponent) << 23u) | (quotient & 0x7fffffu);
-}
-`;
 
 /** absmax and packed nibbles of x. */
 export function quantize4bit(stream: Stream, { inputs, outputs, attributes }: Call): void {
@@ -85,22 +57,23 @@ function findAbsmax(
 ): void {
   const uniforms = new Uniforms();
   const [count, size] = [uniforms.u32('count', sizeOf(x.shape)), uniforms.u32('blocksize', blocksize)];
+  const { type, bits } = floatBits(x);
   // Magnitudes are ordered as their bits are, NaN above all.
   runMap(stream, {
     kernel: 'quantize4bit.absmax',
     key: '',
-    inputs: [{ operand: x, type: 'f32' }],
+    inputs: [{ operand: x, type }],
     outputs,
     outputType: 'raw',
     uniforms,
-    declarations: divideWgsl,
     body: () => `let first = e * ${size};
     let last = min(first + ${size}, ${count});
     var most = 0u;
-    for (var i = first; i < last; i++) { most = max(most, bitcast<u32>(x0(i)) & 0x7fffffffu); }
+    for (var i = first; i < last; i++) { most = max(most, ${bits('i')} & 0x7fffffffu); }
     let divisor = max(most, ${leastAbsmax});
     let out0 = select(divisor, most, last - first == ${size});
-    let out1 = divide_exact(${bitsOf(1)}, divisor);`,
+    var out1 = select(0u, divisor, divisor > 0x7f800000u);
+    if (divisor < 0x7f800000u) { out1 = divide_bits(${bitsOf(1)}, divisor); }`,
     cost: blocksize,
   });
 }
@@ -115,30 +88,46 @@ function packNibbles(
   const zero = order[borders.findIndex((b) => b >= 0)]!;
   const uniforms = new Uniforms();
   const [count, size] = [uniforms.u32('count', sizeOf(x.shape)), uniforms.u32('blocksize', blocksize)];
-  const above = Array.from(borders, (border) => `select(1u, 0u, scaled <= bitcast<f32>(${bitsOf(border)}))`);
+  const { type, bits } = floatBits(x);
+  const above = Array.from(borders, (border) => `select(1u, 0u, scaled <= ${float(border)} * unit)`);
   // Where the order of nibbles is that of their values, the count is the nibble.
   const nibble = order.every((n, i) => n === i) ? 'rank' : `nibbles[rank]`;
   runMap(stream, {
     kernel: 'quantize4bit.pack',
     key: quantType,
     inputs: [
-      { operand: x, type: 'f32' },
+      { operand: x, type },
       { operand: absmax, type: 'raw' },
-      { operand: reciprocals, type: 'f32' },
+      { operand: reciprocals, type: 'raw' },
     ],
     outputs: [packed],
     outputType: 'raw',
     uniforms,
-    declarations: `${divideWgsl}
-const nibbles = array<u32, 16>(${Array.from(order, (n) => `${n}u`).join(', ')});
+    declarations: `const nibbles = array<u32, 16>(${Array.from(order, (n) => `${n}u`).join(', ')});
+fn scaled_up(bits: u32) -> f32 {
+  let sign = bits & 0x80000000u;
+  let magnitude = bits & 0x7fffffffu;
+  if (magnitude >= 0x800000u) { return bitcast<f32>(bits + (64u << 23u)); }
+  return bitcast<f32>(bitcast<u32>(f32(magnitude) * ${float(2 ** -85)}) | sign);
+}
+fn quotient_of(value: f32, by: u32) -> f32 {
+  if (value == 0.0 || is_nan(value) || is_infinite(value) || by >= 0x7f800000u) { return value / bitcast<f32>(by); }
+  return bitcast<f32>(divide_bits(bitcast<u32>(value), by));
+}
 fn nibble_of(i: u32) -> u32 {
   if (i >= ${count}) { return ${zero}u; }
   let block = i / ${size};
   let is_full = (block + 1u) * ${size} <= ${count};
-  let value = x0(i);
-  var scaled = value * x2(block);
-  if (!is_full) { scaled = bitcast<f32>(divide_exact(bitcast<u32>(value), x1(block))); }
+  let bits = ${bits('i')};
+  // Tiny values and their products count in units of 2^-64, where neither is subnormal.
+  let is_tiny = (bits & 0x7fffffffu) < 0x21800000u;
+  let unit = select(1.0, ${float(2 ** 64)}, is_tiny);
+  let value = select(bitcast<f32>(bits), scaled_up(bits), is_tiny);
+  var scaled = value * bitcast<f32>(x2(block));
+  if (!is_full) { scaled = quotient_of(value, x1(block)); }
   if (is_nan(scaled)) { return nibbles[15]; }
+  // What rounds to zero as a subnormal number: half of the least one, or less.
+  if (is_tiny && abs(scaled) <= ${float(2 ** -86)}) { scaled = 0.0; }
   let rank = ${above.join('\n    + ')};
   return ${nibble};
 }`,

@@ -1,8 +1,9 @@
+import { divideWgsl } from './divide.wgsl.ts';
 import { dtypesWgsl } from './dtypes.wgsl.ts';
 import { mathWgsl, threefryWgsl } from './math.wgsl.ts';
 
 /** Functions every kernel may call. */
-export const preludeWgsl = [mathWgsl, dtypesWgsl, threefryWgsl].join('\n');
+export const preludeWgsl = [mathWgsl, divideWgsl, dtypesWgsl, threefryWgsl].join('\n');
 
 /** Opens `main`: `linear` numbers the workgroups, `lane` the invocations of one. */
 export const mainWgsl = (workgroupSize: number, body: string): string => `
