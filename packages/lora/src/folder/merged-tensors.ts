@@ -3,7 +3,7 @@ import type { FileSystem } from '@lorikeet/files';
 import { FormatError } from '@lorikeet/files';
 import { denseLinear, type LinearLike, type LinearRequest, type TensorSource } from '@lorikeet/nn';
 import { countNonFinite, type TensorEntry, type TensorReader, type WriteEntry } from '@lorikeet/safetensors';
-import { type Backend, type DType, fromBytes, NonFiniteError, noGrad, scope, type Tensor } from '@lorikeet/tensor';
+import { type Backend, type DType, fromBytes, NonFiniteError, noGrad, scope } from '@lorikeet/tensor';
 import type { OriginalWeights } from '../peft/apply-lora-async.ts';
 import { isBaseInit } from '../peft/lora-config.ts';
 import type { LoraLinear } from '../peft/lora-linear.ts';
@@ -176,10 +176,7 @@ export async function mergedQuantized(
   merge.progress(path);
   const base = await factory(requestOf(merge, path, shape));
   return withLayer(merge, path, base, async (layer) => {
-    if (layer !== base) {
-      using merged = noGrad(() => scope(() => layer.denseWeight().cast('f32').alias()));
-      await (base as LinearLike & { setDenseWeight(dense: Tensor): Promise<void> }).setDenseWeight(merged);
-    }
+    if (layer !== base) await (layer as LoraLinear).merge({ keepOriginal: false });
     const entries: WriteEntry[] = [];
     for (const [below, t] of base.stateEntries()) {
       const bytes = await spool.add(await t.bytes());

@@ -59,7 +59,7 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
     this.#base = base;
     const path = (): string => this.path;
     this.#merger = isRequantizable(base)
-      ? new RequantizingMerger(base, path, () => this.deltaWeight())
+      ? new RequantizingMerger(base, path, (start, end) => this.deltaWeight([start, end]))
       : new WeightMerger({
           path,
           weight: () => this.#storedWeight(),

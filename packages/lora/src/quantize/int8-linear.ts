@@ -1,7 +1,7 @@
 import { asRows, type LinearLike, Module, type StateEntry } from '@lorikeet/nn';
 import type { Tensor, Weight8bit } from '@lorikeet/tensor';
 import { dequantizeRowwise, fromBytes, matmul8bit, noGrad, ShapeError, showShape } from '@lorikeet/tensor';
-import { quantizeWeight8bit, tensorRows } from './quantize-weight.ts';
+import { quantizeWeight8bit, type RowBlocks, tensorRows } from './quantize-weight.ts';
 
 export interface Int8LinearOptions {
   /** [out] */
@@ -64,16 +64,16 @@ export class Int8Linear extends Module implements LinearLike {
     });
   }
   /**
-   * Quantizes another weight [out, in] and puts it in the place of this one.
+   * Quantizes another weight [out, in], whole or in blocks of rows, and puts it in the place of this one.
    * @throws NonFiniteError, ShapeError; the layer is unchanged then
    */
-  async setDenseWeight(dense: Tensor): Promise<void> {
+  async setDenseWeight(dense: Tensor | RowBlocks): Promise<void> {
     const { quantized, absmax, dtype } = this.#weight;
     if (showShape(dense.shape) !== showShape(quantized.shape))
       throw new ShapeError(
         `setDenseWeight: the weight must be ${showShape(quantized.shape)}: got ${showShape(dense.shape)}.`,
       );
-    const made = await quantizeWeight8bit(tensorRows(this.path || 'the weight', dense));
+    const made = await quantizeWeight8bit('rows' in dense ? dense : tensorRows(this.path || 'the weight', dense));
     this.#weight = { ...made, dtype };
     for (const old of [quantized, absmax]) old.dispose();
   }

@@ -11,7 +11,7 @@ import {
   tensor,
 } from '@lorikeet/tensor';
 import { quantStateBytes, quantStateKey } from './quant-state.ts';
-import { quantizeWeight4bit, type Settings4bit, tensorRows } from './quantize-weight.ts';
+import { quantizeWeight4bit, type RowBlocks, type Settings4bit, tensorRows } from './quantize-weight.ts';
 
 export interface QuantizedLinearOptions {
   /** [out] */
@@ -92,14 +92,16 @@ export class QuantizedLinear extends Module implements LinearLike {
     return noGrad(() => dequantize4bit(this.#weight, rows));
   }
   /**
-   * Quantizes another weight [out, in] with the same settings and puts it in the place of this one.
+   * Quantizes another weight [out, in], whole or in blocks of rows, with the same settings and puts it in the place of this one. The blocks
+   * may be made of the weight that is there.
    * @throws NonFiniteError, ShapeError; the layer is unchanged then
    */
-  async setDenseWeight(dense: Tensor): Promise<void> {
+  async setDenseWeight(dense: Tensor | RowBlocks): Promise<void> {
     const { shape, dtype } = this.#weight;
     if (showShape(dense.shape) !== showShape(shape))
       throw new ShapeError(`setDenseWeight: the weight must be ${showShape(shape)}: got ${showShape(dense.shape)}.`);
-    const made = await quantizeWeight4bit(tensorRows(this.path || 'the weight', dense), this.settings);
+    const rows = 'rows' in dense ? dense : tensorRows(this.path || 'the weight', dense);
+    const made = await quantizeWeight4bit(rows, this.settings);
     const before = this.#entries;
     // The dtype that values are rounded to stays: it belongs to the checkpoint, not to whoever computed the new values.
     this.#weight = { ...made, dtype };
