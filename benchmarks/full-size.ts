@@ -49,6 +49,8 @@ const rehearsal: Rehearsal = {
   pythonSteps: Number(values['python-steps']),
   wideSteps: Number(values['wide-steps']),
 };
+if (!(rehearsal.steps >= 2))
+  throw new RangeError(`full-size: --steps must be at least 2, one to resume after: got ${values.steps}.`);
 const names = Object.keys(phases) as PhaseName[];
 const asked = values.phase?.split(',') as PhaseName[] | undefined;
 for (const name of asked ?? [])
@@ -59,7 +61,7 @@ async function prepare(): Promise<void> {
   mkdirSync(rehearsal.work, { recursive: true });
   const shared = here('../../shared/data/phi3-tokenizer');
   const tokenizer = values.tokenizer ?? (existsSync(shared) ? shared : here('../packages/cli/assets/demo/base'));
-  if (!existsSync(join(dir, 'model.safetensors.index.json')))
+  if (!existsSync(join(dir, 'config.json')))
     await measure([process.execPath, here('../tools/full-size/make-phi3-mini.ts'), dir, '--tokenizer', tokenizer]);
   for (const name of ['tokenizer.json', 'tokenizer_config.json'])
     if (!existsSync(join(dir, name))) writeFileSync(join(dir, name), readFileSync(join(tokenizer, name)));
