@@ -6,7 +6,7 @@ import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { bytesPerElement, type Features, type FloatType } from './lanes.ts';
 import { isFloatType, type Multiply, side } from './matmul-kernel.ts';
 import type { Pair } from './matmul-plan.ts';
-import { addRows, arrangeTask, group, maxRowLength, maxRows, rowGroup, rowsTask, rowsWord } from './rows-4bit.ts';
+import { addRows, arrangeTask, maxRowLength, rowsTask } from './rows-4bit.ts';
 import {
   addRowsInt8,
   arrangeInt8Task,
@@ -16,6 +16,7 @@ import {
   int8Word,
   rowsInt8Task,
 } from './rows-4bit-int8.ts';
+import { group, maxRows, rowGroup, rowsWord } from './rows-frame-4bit.ts';
 import { throughFloats } from './through-floats.ts';
 import { absmaxFunction, fitsWeight, type PlacedWeight4bit, placedWeight, putWeight } from './weight-4bit.ts';
 

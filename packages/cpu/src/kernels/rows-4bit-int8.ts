@@ -5,11 +5,11 @@
  */
 import { code4bit, type QuantType4bit } from '@lorikeet/tensor';
 import { argument, type FunctionRef, type Local, type MemoryShape, type ModuleBuilder, moved } from '../assembler.ts';
-import { type Code, f32, f32x4, i8x16, i16x8, i32, i32x4, i64, store, type V128, v128 } from '../instructions.ts';
+import { f32, f32x4, i8x16, i16x8, i32, i32x4, store, type V128, v128 } from '../instructions.ts';
 import { bytesPerElement, type Features, type FloatType, floatTypes, loadFloats, maddFor, sumLanes } from './lanes.ts';
 import { chooser, nibblesOf } from './pack-4bit.ts';
-import { finish, group, rowGroup, rowsWord } from './rows-4bit.ts';
-import { weightFlag, weightWord } from './weight-4bit.ts';
+import { group, RowsFrame4bit, rowGroup, rowsWord } from './rows-frame-4bit.ts';
+import { weightWord } from './weight-4bit.ts';
 
 type IntLocal = Local<'i32'>;
 
@@ -184,64 +184,45 @@ interface Reach {
 /** Chunk = rows of W. */
 function rows(m: ModuleBuilder, absmax: FunctionRef, near: Reach, far: Reach | undefined): void {
   m.task(rowsInt8Task, (f, args, chunk, scratch) => {
-    const word = (name: keyof typeof rowsWord) => f.int(argument(args, rowsWord[name]));
+    const frame = new RowsFrame4bit(f, args, chunk, Boolean(far));
+    const { row, end, rowLength, slotShift } = frame;
     const more = (name: keyof typeof int8Word) => f.int(argument(args, int8Word[name]));
-    const weight = f.int(i32.add(args, rowsWord.weight * 4));
-    const own = (name: keyof typeof weightWord) => f.int(i32.load(weight, weightWord[name] * 4));
-    const [rowLength, shift, blockShift] = [own('rowLength'), own('shift'), more('blockShift')];
-    const cutsBlocks = i32.and(rowLength, i32.sub(i32.shl(1, shift), 1));
-    const slotShift = f.int(i32.select(cutsBlocks, Math.log2(group), shift));
-    const slots = f.int(i32.shrU(rowLength, slotShift));
+    const [aScales, starts, blockShift] = [more('scales'), more('starts'), more('blockShift')];
     const [scaleShift, blocks] = [f.int(i32.sub(slotShift, blockShift)), f.int(i32.shrU(rowLength, blockShift))];
     const planes = f.int(i32.add(args, int8Word.planes * 4));
-    const base = f.local('i64', i64.load(weight, weightWord.packed * 4));
-    const isFar = f.int(i32.and(own('flags'), weightFlag.packedInStore));
-    const row = f.int(i32.mul(chunk, word('rowsPerChunk')));
-    const end = f.int(i32.min(word('n'), i32.add(row, word('rowsPerChunk'))));
-    const [a, aScales, starts] = [word('a'), more('scales'), more('starts')];
-    const [bytes, scaleBytes] = [f.int(), f.int(i32.shl(slots, 2))];
-    const stepBytes = f.int(i32.mul(rowLength, rowStep / 2));
+    const [stepBytes, scaleBytes] = [f.int(i32.mul(rowLength, rowStep / 2)), f.int(i32.shl(frame.slots, 2))];
     const scales = f.int(i32.add(scratch, scalesAt));
-    /** The products of A with the rows from `first` on. */
-    const multiply = (first: IntLocal, which: keyof Reach) => {
-      const count = which === 'many' ? manyRows : 1;
-      f.for(0, count, 1, (r) => {
-        const element = i32.mul(i32.add(first, i32.mul(r, rowStep)), rowLength);
-        f.call(absmax, weight, element, slots, i32.shl(1, slotShift), i32.add(scales, i32.mul(r, scaleBytes)), 4);
-      });
-      f.set(bytes, i32.shrU(i32.mul(first, rowLength), 1));
-      f.for(0, word('m'), 1, (i) => {
+    const first = f.int();
+    /** The products of A with `count` rows from `first` on. */
+    const multiply = (which: keyof Reach, count: number) => {
+      const column = (r: IntLocal) => i32.add(first, i32.mul(r, rowStep));
+      f.for(0, count, 1, (r) => frame.decode(absmax, column(r), i32.add(scales, i32.mul(r, scaleBytes))));
+      f.for(0, frame.word('m'), 1, (i) => {
         const block = i32.mul(i, blocks);
-        const ofA = [
-          i32.add(a, i32.mul(i, rowLength)),
-          i32.add(aScales, i32.shl(block, 2)),
-          i32.add(starts, i32.shl(block, 4)),
-        ] as const;
-        const call = (functions: RowFunctions, packed: Code<'i32'> | Code<'i64'>) => {
+        const bytes = i32.add(frame.word('a'), i32.mul(i, rowLength));
+        const ofA = [bytes, i32.add(aScales, i32.shl(block, 2)), i32.add(starts, i32.shl(block, 4))] as const;
+        frame.inMemory(first, (packed, isFar) => {
           const run = (target: FunctionRef) =>
             f.call(target, planes, packed, stepBytes, scales, scaleBytes, scaleShift, blocks, ...ofA, scratch);
+          const [oneGroup, twoGroups] = (isFar ? far! : near)[which];
           f.if(
             i32.eq(blockShift, Math.log2(group)),
-            () => run(functions[0]),
-            () => run(functions[1]),
+            () => run(oneGroup),
+            () => run(twoGroups),
           );
-        };
-        const nearCall = () => call(near[which], i32.add(i32.wrap(base), bytes));
-        if (far) f.if(isFar, () => call(far[which], moved(base, bytes)), nearCall);
-        else nearCall();
-        f.for(0, count, 1, (r) => {
-          const column = f.int(i32.add(first, i32.mul(r, rowStep)));
-          finish(f, args, i, column, f32.load(i32.add(scratch, i32.shl(r, 2))));
         });
+        f.for(0, count, 1, (r) => frame.finish(i, column(r), f32.load(i32.add(scratch, i32.shl(r, 2)))));
       });
     };
-    const first = f.int();
     f.while(row, i32.sub(end, rowGroup - 1), rowGroup, () => {
       f.for(0, rowStep, 1, (i) => {
         f.set(first, i32.add(row, i));
-        multiply(first, 'many');
+        multiply('many', manyRows);
       });
     });
-    f.while(row, end, 1, () => multiply(row, 'one'));
+    f.while(row, end, 1, () => {
+      f.set(first, row);
+      multiply('one', 1);
+    });
   });
 }

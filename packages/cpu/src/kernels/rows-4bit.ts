@@ -28,29 +28,11 @@ import {
 } from '../instructions.ts';
 import { bytesPerElement, type Features, type FloatType, floatTypes, loadFloat, maddFor, sumLanes } from './lanes.ts';
 import { chooser, nibblesOf, roundLanes } from './pack-4bit.ts';
-import { weightFlag, weightWord } from './weight-4bit.ts';
+import { group, RowsFrame4bit, rowGroup } from './rows-frame-4bit.ts';
+import { weightWord } from './weight-4bit.ts';
 
 type IntLocal = Local<'i32'>;
 
-/** Most rows of A that these kernels take. */
-export const maxRows = 4;
-/** A chunk has a multiple of so many rows of W: their pages are touched together. */
-export const rowGroup = 32;
-/** Elements of a row that one vector of nibbles covers. */
-export const group = 32;
-
-/** `a` is arranged, `aStride` in bytes. */
-export const rowsWord = {
-  c: 0,
-  cStride: 1,
-  m: 2,
-  n: 3,
-  rowsPerChunk: 4,
-  bias: 5,
-  a: 6,
-  aStride: 7,
-  weight: 8,
-} as const;
 export const rowsTask = (dtype: FloatType): string => `rows4bit_${dtype}`;
 
 /** One chunk arranges all rows. */
@@ -251,61 +233,30 @@ export const maxRowLength = ((tablesAt - scalesAt) / 4) * group;
 /** Chunk = rows of W. */
 function rows(m: ModuleBuilder, { dtype, absmax, table, near, far }: RowsKind): void {
   m.task(rowsTask(dtype), (f, args, chunk, scratch) => {
-    const word = (name: keyof typeof rowsWord) => f.int(argument(args, rowsWord[name]));
-    const [rowCount, perChunk, a, aStride] = [word('m'), word('rowsPerChunk'), word('a'), word('aStride')];
-    const weight = f.int(i32.add(args, rowsWord.weight * 4));
-    const own = (name: keyof typeof weightWord) => f.int(i32.load(weight, weightWord[name] * 4));
-    const [rowLength, shift] = [own('rowLength'), own('shift')];
-    const isFar = f.int(i32.and(own('flags'), weightFlag.packedInStore));
-    const row = f.int(i32.mul(chunk, perChunk));
-    const end = f.int(i32.min(word('n'), i32.add(row, perChunk)));
-    // A scale holds for a whole block where rows end between blocks, else for a group.
-    const cutsBlocks = i32.and(rowLength, i32.sub(i32.shl(1, shift), 1));
-    const slotShift = f.int(i32.select(cutsBlocks, Math.log2(group), shift));
-    const slots = f.int(i32.shrU(rowLength, slotShift));
-    const groups = f.int(i32.shl(1, i32.sub(slotShift, Math.log2(group))));
+    const frame = new RowsFrame4bit(f, args, chunk, Boolean(far));
+    const { row, end, rowLength, slots } = frame;
+    const reach = (isFar: boolean) => (isFar ? far! : near);
+    const groups = f.int(i32.shl(1, i32.sub(frame.slotShift, Math.log2(group))));
     const [scales, tables] = [f.int(i32.add(scratch, scalesAt)), f.int(i32.add(scratch, tablesAt))];
-    const base = f.local('i64', i64.load(weight, weightWord.packed * 4));
-    const [element, bytes, rowsOfA] = [f.int(), f.int(), f.int()];
+    const [a, aStride] = [frame.word('a'), frame.word('aStride')];
+    const [ahead, i] = [f.int(), f.int()];
+    const run = (aRows: 1 | 2) => {
+      const ofA = i32.add(a, i32.mul(i, aStride));
+      frame.inMemory(row, (packed, isFar) =>
+        f.call(reach(isFar).rows[aRows - 1]!, packed, tables, slots, groups, ofA, aStride, scratch),
+      );
+      for (let r = 0; r < aRows; r++) frame.finish(i32.add(i, r), row, f32.load(scratch, 4 * r));
+    };
     f.while(row, end, 1, () => {
-      f.set(element, i32.mul(row, rowLength));
-      f.set(bytes, i32.shrU(element, 1));
       f.if(i32.eqz(i32.and(row, rowGroup - 1)), () => {
-        const ahead = f.int(i32.shrU(i32.mul(i32.min(i32.sub(end, row), rowGroup), rowLength), 1));
-        const nearTouch = () => f.call(near.touch, i32.add(i32.wrap(base), bytes), ahead, scratch);
-        if (far) f.if(isFar, () => f.call(far.touch, moved(base, bytes), ahead, scratch), nearTouch);
-        else nearTouch();
+        f.set(ahead, i32.shrU(i32.mul(i32.min(i32.sub(end, row), rowGroup), rowLength), 1));
+        frame.inMemory(row, (packed, isFar) => f.call(reach(isFar).touch, packed, ahead, scratch));
       });
-      f.call(absmax, weight, element, slots, i32.shl(1, slotShift), scales, 4);
-      f.call(table, weight, scales, slots, tables);
-      const run = (i: IntLocal, which: 0 | 1) => {
-        const rest = [tables, slots, groups, i32.add(a, i32.mul(i, aStride)), aStride, scratch] as const;
-        const nearCall = () => f.call(near.rows[which], i32.add(i32.wrap(base), bytes), ...rest);
-        if (far) f.if(isFar, () => f.call(far.rows[which], moved(base, bytes), ...rest), nearCall);
-        else nearCall();
-        f.setInt(rowsOfA, which + 1);
-        f.for(0, rowsOfA, 1, (r) => finish(f, args, i32.add(i, r), row, f32.load(i32.add(scratch, i32.shl(r, 2)))));
-      };
-      const i = f.int(0);
-      f.while(i, i32.and(rowCount, -2), 2, () => run(i, 1));
-      f.while(i, rowCount, 1, () => run(i, 0));
+      frame.decode(absmax, row, scales);
+      f.call(table, frame.weight, scales, slots, tables);
+      f.setInt(i, 0);
+      f.while(i, i32.and(frame.word('m'), -2), 2, () => run(2));
+      f.while(i, frame.word('m'), 1, () => run(1));
     });
   });
-}
-
-type Sum = ReturnType<typeof f32.load>;
-
-/** C[row, column] = sum + bias. */
-export function finish(
-  f: FunctionBuilder,
-  args: IntLocal,
-  row: ReturnType<typeof i32.add>,
-  column: IntLocal,
-  sum: Sum,
-): void {
-  const bias = f.hoist(argument(args, rowsWord.bias));
-  const value = f.local('f32', sum);
-  f.if(bias, () => f.set(value, f32.add(value, f32.load(i32.add(bias, i32.shl(column, 2))))));
-  const rowStart = i32.add(argument(args, rowsWord.c), i32.mul(row, argument(args, rowsWord.cStride)));
-  f.emit(store.f32(i32.add(rowStart, i32.shl(column, 2)), value));
 }
