@@ -25,7 +25,7 @@ const descriptions: Readonly<Record<string, string>> = {
   resume: '`lorikeet train --resume auto`: the last step again',
   generate: '32 tokens, NF4 with adapter, exact f32',
   'generate-int8': "32 tokens, NF4 with adapter, computeDtype: 'int8'",
-  merge: '`lorikeet merge --into original`: a 16-bit folder, streamed',
+  merge: '`lorikeet merge --into original --no-compare`: a 16-bit folder, streamed',
   'generate-16-bit': '32 tokens, bf16 with adapter',
   'train-16-bit': '`lorikeet train` on the bf16 base',
   python: 'transformers + PEFT + bitsandbytes, the same job',
