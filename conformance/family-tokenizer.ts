@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { type ChatMessage, createTokenizer, type Tokenizer } from '@lorikeet/tokenizer';
+import { type ChatMessage, chatTemplates, createTokenizer, type Tokenizer } from '@lorikeet/tokenizer';
 import { type CaseContext, type FamilyRunner, type Finding, finding, numbersOf, SkipCase } from './findings.ts';
 import { exact } from './tolerances.ts';
 
@@ -119,12 +119,17 @@ async function runIds(context: CaseContext): Promise<Finding[]> {
   });
 }
 
-/** Text, ids and mask of chats: by the model's own template, and again by the one with `{% generation %}` tags. */
+/**
+ * Text, ids and mask of chats: by the model's own template, again by the one with `{% generation %}` tags, and for Phi-3's by the
+ * one that goes by that name here.
+ */
 async function runChats(context: CaseContext): Promise<Finding[]> {
   const { template, trainingTemplate } = attributesOf(context);
   const chats = await storedChats(context);
   const findings: Finding[] = [];
-  for (const chatTemplate of [template, trainingTemplate]) {
+  const templates = { 'own template': template, 'training template': trainingTemplate };
+  const named = context.testCase.name.endsWith(' phi3') ? { 'template by name': chatTemplates.phi3 } : {};
+  for (const [label, chatTemplate] of Object.entries({ ...templates, ...named })) {
     const tokenizer = await openTokenizer(context, chatTemplate);
     const encoded = chats.map((chat) => tokenizer.encodeChat(chat));
     const made = hashFindings(context, {
@@ -133,7 +138,6 @@ async function runChats(context: CaseContext): Promise<Finding[]> {
       mask: encoded.map(({ assistantMask }) => assistantMask.map(Number)),
       promptIds: chats.map((chat) => tokenizer.chatIds(chat, { addGenerationPrompt: true })),
     });
-    const label = chatTemplate === template ? 'own template' : 'training template';
     findings.push(...made.map(({ what, ...rest }) => ({ what: `${what}, ${label}`, ...rest })));
   }
   return findings;
