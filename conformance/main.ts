@@ -129,7 +129,9 @@ async function runBackend(name: BackendName, recordings: readonly Recording[], o
 
 /** Ops of the registry that no recording reaches: a hole in this table. Only all families together can show one. */
 function holes(recordings: readonly Recording[], options: Options): string[] {
-  if (options.families || options.cases) return [];
+  const recorded = new Set(recordings.map((r) => r.family));
+  const isWhole = families.every((f) => recorded.has(f.name) || recorded.has(f.recordedAs ?? '') || !f.run);
+  if (!isWhole || options.cases) return [];
   return unrecordedOps(new Set(recordings.flatMap((r) => r.cases.map((c) => c.op))));
 }
 

@@ -183,4 +183,10 @@ const runs: Mutation[] = [
   ]),
 ];
 
-export const mutations: readonly Mutation[] = [...ops, ...phi3, ...lora, ...tokenizer, ...trainer, ...nn, ...quantization, ...data, ...limits, ...runs];
+const gpujs: Mutation[] = [
+  ...breaking('gpujs', 'packages/gpujs/src/kernels.ts', [
+    ['a softmax is not shifted by its maximum', 'return Math.exp(x[row + place] - top) / total;', 'return Math.exp(x[row + place]) / total;', 'softmax/last', { backend: 'gpujs-cpu' }],
+  ]),
+];
+
+export const mutations: readonly Mutation[] = [...ops, ...phi3, ...lora, ...tokenizer, ...trainer, ...nn, ...quantization, ...data, ...limits, ...runs, ...gpujs];
