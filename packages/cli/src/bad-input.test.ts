@@ -95,7 +95,7 @@ describe('configuration and data', () => {
       ],
       4,
     );
-    expect(text).toMatch(/it needs about .*To change: .*rank/);
+    expect(text).toMatch(/it needs about .*To change: .*set peft\.r: 50000000/);
   });
 
   const rows: readonly (readonly [name: string, content: string | Uint8Array, code: number, message: RegExp])[] = [

@@ -1,4 +1,4 @@
-import type { Backend } from './backend.ts';
+import type { Backend, BufferHandle } from './backend.ts';
 import { bytesPerElement, type DType, encode } from './dtype.ts';
 import { DTypeError, ShapeError } from './errors.ts';
 import { Storage } from './memory.ts';
@@ -23,19 +23,15 @@ function checkDType(op: string, dtype: DType, backend: Backend): void {
     );
 }
 
-/** A tensor from raw little-endian bytes (f16 and bf16: their bits). Copies. */
-export function fromBytes(bytes: Uint8Array, options: CreationOptions & { readonly shape: Shape }): Tensor {
-  const { backend, dtype = 'f32', requiresGrad = false } = options;
-  checkDType('fromBytes', dtype, backend);
-  const shape = checkShape('fromBytes', options.shape);
-  const expected = sizeOf(shape) * bytesPerElement[dtype];
-  if (bytes.byteLength !== expected)
-    throw new ShapeError(
-      `fromBytes: ${showShape(shape)} ${dtype} needs ${expected} bytes: got ${bytes.byteLength}. Check shape and dtype.`,
-    );
-  const storage = new Storage(backend, expected);
+/** A tensor over new memory that `write` fills. */
+function written(
+  { shape, backend, dtype, requiresGrad = false }: CreationOptions & { readonly shape: Shape; readonly dtype: DType },
+  write: (buffer: BufferHandle, byteLength: number) => void,
+): Tensor {
+  const byteLength = sizeOf(shape) * bytesPerElement[dtype];
+  const storage = new Storage(backend, byteLength);
   try {
-    if (expected > 0) backend.write(storage.buffer, 0, bytes);
+    if (byteLength > 0) write(storage.buffer, byteLength);
   } catch (error) {
     storage.release();
     throw error;
@@ -43,6 +39,19 @@ export function fromBytes(bytes: Uint8Array, options: CreationOptions & { readon
   const made = new Tensor(storage, { shape, dtype });
   if (requiresGrad) made.requiresGrad = true;
   return made;
+}
+
+/** A tensor from raw little-endian bytes (f16 and bf16: their bits). Copies. */
+export function fromBytes(bytes: Uint8Array, options: CreationOptions & { readonly shape: Shape }): Tensor {
+  const { backend, dtype = 'f32' } = options;
+  checkDType('fromBytes', dtype, backend);
+  const shape = checkShape('fromBytes', options.shape);
+  const expected = sizeOf(shape) * bytesPerElement[dtype];
+  if (bytes.byteLength !== expected)
+    throw new ShapeError(
+      `fromBytes: ${showShape(shape)} ${dtype} needs ${expected} bytes: got ${bytes.byteLength}. Check shape and dtype.`,
+    );
+  return written({ ...options, shape, dtype }, (buffer) => backend.write(buffer, 0, bytes));
 }
 
 function flatten(data: NestedNumbers): { flat: ArrayLike<number>; shape: Shape } {
@@ -102,8 +111,20 @@ export function full(shape: Shape, value: number, options: CreationOptions): Ten
   );
 }
 
+/** Zeros beyond this are written piece by piece: as many bytes need not stand in the host's memory too. */
+const pieceBytes = 1 << 26;
+
 /** A tensor of zeros. */
-export const zeros = (shape: Shape, options: CreationOptions): Tensor => full(shape, 0, options);
+export function zeros(shape: Shape, options: CreationOptions): Tensor {
+  const { backend, dtype = 'f32' } = options;
+  if (sizeOf(checkShape('zeros', shape)) * bytesPerElement[dtype] <= pieceBytes) return full(shape, 0, options);
+  checkDType('zeros', dtype, backend);
+  return written({ ...options, shape, dtype }, (buffer, byteLength) => {
+    const piece = new Uint8Array(pieceBytes);
+    for (let at = 0; at < byteLength; at += pieceBytes)
+      backend.write(buffer, at, piece.subarray(0, Math.min(pieceBytes, byteLength - at)));
+  });
+}
 /** A tensor of ones. */
 export const ones = (shape: Shape, options: CreationOptions): Tensor => full(shape, 1, options);
 

@@ -44,3 +44,24 @@ it.each([
   expect(new Set(await dry.gradient.data())).toEqual(new Set([0]));
   expect(new Set(await real.gradient.data()).size).toBeGreaterThan(1);
 });
+
+it('zeros of any size need no bytes of the host, and are zeros', async () => {
+  const large = zeros([1 << 20, 1 << 14], { backend: dryRunBackend(referenceBackend()) });
+  expect(large.size).toBe(2 ** 34);
+  const written: number[] = [];
+  const real = referenceBackend();
+  const noted: Backend = {
+    ...real,
+    write: (buffer, offset, bytes) => {
+      written.push(bytes.length);
+      real.write(buffer, offset, bytes);
+    },
+    allocate: (n) => real.allocate(n),
+    free: (b) => real.free(b),
+    read: (...all) => real.read(...all),
+    sync: () => real.sync(),
+  };
+  using halves = zeros([(1 << 25) + 5], { backend: noted, dtype: 'f16' });
+  expect(written).toEqual([2 ** 26, 10]);
+  expect((await halves.bytes()).every((byte) => byte === 0)).toBe(true);
+});

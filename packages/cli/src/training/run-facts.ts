@@ -123,10 +123,12 @@ export async function runFacts(input: FactsInput, dry: DryRunInput, checkpointin
     options.saveStrategy === 'no'
       ? 0
       : Math.max(1, Math.ceil(totalSteps / (options.saveStrategy === 'epoch' ? stepsPerEpoch : options.saveSteps)));
+  // First, because it says which targets match no linear.
+  const trainableParameters = await countAdapterParameters(modelConfig, lora);
   const step = await dryRun(dry, checkpointing);
   return {
     memory: { ...step, process: processBytes(step) },
-    trainableParameters: await countAdapterParameters(modelConfig, lora),
+    trainableParameters,
     tokensPerStep: batches.tokensPerEpoch / stepsPerEpoch,
     totalSteps,
     saveTotalLimit: options.saveTotalLimit,
