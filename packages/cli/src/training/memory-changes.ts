@@ -6,8 +6,8 @@ import type { PreparedRun } from './prepare-run.ts';
 
 /** The first half of a batch's sequences; null where there is one only. */
 function halfOf(batch: Batch): Batch | null {
-  const sequences = Math.floor(batch.lengths.length / 2);
-  if (sequences === 0) return null;
+  if (batch.lengths.length < 2) return null;
+  const sequences = Math.ceil(batch.lengths.length / 2);
   let start = 0;
   const examples = batch.lengths.slice(0, sequences).map((length, i) => {
     const [from, to] = [start, (start += length)];
@@ -43,7 +43,7 @@ function candidatesFor({ config, dry, checkpointing }: PreparedRun): Candidate[]
   if (half && size > 1)
     list.push({
       change: `set training.perDeviceTrainBatchSize: ${Math.ceil(size / 2)} and training.gradientAccumulationSteps: ${steps * 2}`,
-      dry: { batch: half },
+      dry: { batch: half, options: { ...dry.options, gradientAccumulationSteps: steps * 2 } },
     });
   if (dry.lora.r !== undefined && dry.lora.r > 1)
     list.push({
