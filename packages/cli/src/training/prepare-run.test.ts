@@ -23,9 +23,11 @@ data: {train: ${JSON.stringify(space.path('train.jsonl'))}, testSize: 0, maxLeng
 training: {outputDir: ${JSON.stringify(space.path('out'))}, perDeviceTrainBatchSize: 24, maxSteps: 2}
 `;
   const { config } = resolveConfig(yaml, space.path('run.yaml'), overrides);
-  const output = new Output({ json: true });
+  const said: string[] = [];
+  const stderr = { write: (text: string) => said.push(text) } as unknown as NodeJS.WriteStream;
+  const output = new Output({ json: true, stderr });
   const run = await prepareRun(config, { files: nodeFiles(), output, backend, resume });
-  return { run, close: () => backend.close() };
+  return { run, said, close: () => backend.close() };
 }
 
 const auto = ['training.gradientCheckpointing=auto', 'training.activationStorage=auto'];
@@ -50,6 +52,16 @@ describe('gradientCheckpointing: auto', () => {
     for (const [i, workBytes] of needs.entries()) expect(await chosenWithin({ workBytes })).toEqual(choices[i]);
     expect(await chosenWithin({ workBytes: 1 })).toEqual(choices[2]);
     await close();
+  });
+
+  it('is needed for activationStorage, which else says that it does nothing', async () => {
+    const told = async (on: boolean): Promise<boolean> => {
+      const overrides = ['training.activationStorage=bf16', `training.gradientCheckpointing=${on}`];
+      const { said, close } = await prepared(2 ** 30, overrides);
+      await close();
+      return said.some((text) => text.includes('has no effect without'));
+    };
+    expect([await told(false), await told(true)]).toEqual([true, false]);
   });
 
   it('means what it meant when a run is resumed', async () => {

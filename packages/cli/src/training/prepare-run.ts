@@ -73,6 +73,8 @@ export async function prepareRun(config: ResolvedConfig, environment: PrepareEnv
   const room = await roomFor(files, training.outputDir, backend);
   const recorded = await recordedCheckpointing(files, config, resume);
   const chosen = await chooseCheckpointing(recorded ? [recorded] : candidates(config), { input, dry, room });
+  if (chosen.checkpointing.activationStorage === 'bf16' && !chosen.checkpointing.gradientCheckpointing)
+    output.note('training.activationStorage: bf16 has no effect without training.gradientCheckpointing');
   const resolved = { ...config, training: { ...training, ...chosen.checkpointing } };
   return { config: resolved, options, modelConfig, tokenizer, data, batches, lora, input, dry, room, ...chosen };
 }
