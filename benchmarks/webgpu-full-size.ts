@@ -6,10 +6,10 @@ import { writeFileSync } from 'node:fs';
 import { parseArgs } from 'node:util';
 import { cpu } from '@lorikeet/cpu';
 import { applyLora, markOnlyLoraAsTrainable, nf4 } from '@lorikeet/lora';
-import { AdamW, clipGradNorm, trainableParameters } from '@lorikeet/nn';
-import { buildPhi3, generate, type Phi3ForCausalLM, parsePhi3Config, type TensorSource } from '@lorikeet/phi3';
-import { memory, normalsOf, randomKey, scope } from '@lorikeet/tensor';
+import { buildPhi3, generate, parsePhi3Config, type TensorSource } from '@lorikeet/phi3';
+import { memory, normalsOf, randomKey } from '@lorikeet/tensor';
 import { webgpu } from '@lorikeet/webgpu';
+import { stepper } from './cases/phi3.ts';
 
 const { values } = parseArgs({
   options: {
@@ -52,25 +52,6 @@ const seconds = async <T>(work: () => Promise<T>): Promise<[T, number]> => {
 };
 const idsOf = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => 3 + ((i * 7919) % 31000));
 
-/** One optimizer step; the loss in nats. */
-function trainer(model: Phi3ForCausalLM): () => Promise<number> {
-  const parameters = trainableParameters(model);
-  const optimizer = new AdamW(parameters, { lr: 1e-4 });
-  const batch = { ids: idsOf(tokens), labels: idsOf(tokens), lengths: [tokens] };
-  return async () => {
-    const { loss, gradients } = scope(() => {
-      const l = model.loss(batch);
-      return { loss: l.detach(), gradients: l.backward() };
-    });
-    const { scale } = await clipGradNorm(gradients, parameters, 1);
-    optimizer.step(gradients, { gradScale: scale });
-    const value = await loss.item();
-    gradients.dispose();
-    loss.dispose();
-    return value;
-  };
-}
-
 const backend = values.backend === 'cpu' ? await cpu({ revectorize: 'auto' }) : await webgpu();
 const [model, buildSeconds] = await seconds(() => buildPhi3(config, source, { backend, linear: nf4() }));
 const baseBytes = memory(backend).liveBytes;
@@ -78,7 +59,8 @@ console.log(`${layers} layers in NF4: ${(baseBytes / 2 ** 30).toFixed(2)} GiB, b
 model.gradientCheckpointing = true;
 applyLora(model, { r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { key: randomKey(2) });
 markOnlyLoraAsTrainable(model);
-const step = trainer(model);
+const ids = idsOf(tokens);
+const step = stepper(model, { ids, labels: ids, lengths: [tokens] });
 const losses: number[] = [];
 const stepSeconds: number[] = [];
 for (let i = 0; i < steps; i++) {

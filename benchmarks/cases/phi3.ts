@@ -1,6 +1,13 @@
 import { applyLora, markOnlyLoraAsTrainable } from '@lorikeet/lora';
 import { AdamW, clipGradNorm, trainableParameters } from '@lorikeet/nn';
-import { generate, initPhi3, type LinearFactory, type Phi3ForCausalLM, parsePhi3Config } from '@lorikeet/phi3';
+import {
+  generate,
+  initPhi3,
+  type LinearFactory,
+  type LossBatch,
+  type Phi3ForCausalLM,
+  parsePhi3Config,
+} from '@lorikeet/phi3';
 import { type Backend, randomKey, referenceBackend, scope } from '@lorikeet/tensor';
 import type { BenchCase } from '../case.ts';
 import type { Contender } from '../measure.ts';
@@ -17,23 +24,10 @@ export const buildBenchModel = (backend: Backend, linear?: LinearFactory): Promi
   initPhi3(config, { backend, key: randomKey(1), dtype: 'bf16', trainable: false, ...(linear && { linear }) });
 const idsOf = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => 3 + ((i * 7919) % 4000));
 
-/** One LoRA step of the bench model: forward, backward, clipping, AdamW. Returns the loss, so that contenders can be compared. */
-export async function trainer(
-  backend: Backend,
-  rows: number,
-  length: number,
-  linear?: LinearFactory,
-): Promise<() => Promise<number>> {
-  const model = await buildBenchModel(backend, linear);
-  applyLora(model, { r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { key: randomKey(2) });
-  markOnlyLoraAsTrainable(model);
+/** One optimizer step on a batch: forward, backward, clipping, AdamW. Returns the loss, so that contenders can be compared. */
+export function stepper(model: Phi3ForCausalLM, batch: LossBatch): () => Promise<number> {
   const parameters = trainableParameters(model);
   const optimizer = new AdamW(parameters, { lr: 1e-4 });
-  const batch = {
-    ids: idsOf(rows * length),
-    labels: idsOf(rows * length),
-    lengths: new Array<number>(rows).fill(length),
-  };
   return async () => {
     const { loss, gradients } = scope(() => {
       const l = model.loss(batch);
@@ -46,6 +40,20 @@ export async function trainer(
     loss.dispose();
     return value;
   };
+}
+
+/** LoRA steps of the bench model. */
+export async function trainer(
+  backend: Backend,
+  rows: number,
+  length: number,
+  linear?: LinearFactory,
+): Promise<() => Promise<number>> {
+  const model = await buildBenchModel(backend, linear);
+  applyLora(model, { r: 16, loraAlpha: 32, targetModules: 'all-linear' }, { key: randomKey(2) });
+  markOnlyLoraAsTrainable(model);
+  const ids = idsOf(rows * length);
+  return stepper(model, { ids, labels: ids, lengths: new Array<number>(rows).fill(length) });
 }
 
 const near = (what: string, got: number, want: number, relative: number): void => {
