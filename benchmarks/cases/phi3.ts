@@ -25,7 +25,7 @@ export const buildBenchModel = (backend: Backend, linear?: LinearFactory): Promi
 const idsOf = (count: number): Int32Array => Int32Array.from({ length: count }, (_, i) => 3 + ((i * 7919) % 4000));
 
 /** One optimizer step on a batch: forward, backward, clipping, AdamW. Returns the loss, so that contenders can be compared. */
-export function stepper(model: Phi3ForCausalLM, batch: LossBatch): () => Promise<number> {
+export function stepper(model: Phi3ForCausalLM, batch: Parameters<Phi3ForCausalLM['loss']>[0]): () => Promise<number> {
   const parameters = trainableParameters(model);
   const optimizer = new AdamW(parameters, { lr: 1e-4 });
   return async () => {
