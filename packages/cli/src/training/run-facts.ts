@@ -104,15 +104,20 @@ export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
   };
 }
 
-/** What compiled kernels and garbage add to the process that planned. */
-const processGrowthBytes = 16 << 20;
+/** What garbage, and V8 while it compiles the kernels of the first step, add to the process that planned. */
+const compilingBytes = 16 << 20;
+/** The kernels that decode weights inside a product are the largest. */
+const compilingQuantizedBytes = 48 << 20;
 
 /**
  * What the process holds beside tensors at its peak. In training that is one matrix that a product has packed and one hole
  * between tensors, each about the size of the largest; in loading it is the weight that passes through.
  */
-function processBytes({ weights, peakBytes, largestWeight, largestTensor }: DryRunResult): number {
-  const own = process.memoryUsage.rss() + processGrowthBytes;
+function processBytes(
+  { weights, peakBytes, largestWeight, largestTensor }: DryRunResult,
+  isQuantized: boolean,
+): number {
+  const own = process.memoryUsage.rss() + (isQuantized ? compilingQuantizedBytes : compilingBytes);
   return own + Math.max(2 * largestTensor, weights + largestWeight - peakBytes);
 }
 
@@ -127,7 +132,7 @@ export async function runFacts(input: FactsInput, dry: DryRunInput, checkpointin
   const trainableParameters = await countAdapterParameters(modelConfig, lora);
   const step = await dryRun(dry, checkpointing);
   return {
-    memory: { ...step, process: processBytes(step) },
+    memory: { ...step, process: processBytes(step, dry.quantization !== undefined) },
     trainableParameters,
     tokensPerStep: batches.tokensPerEpoch / stepsPerEpoch,
     totalSteps,
