@@ -4,7 +4,6 @@ import {
   generate,
   initPhi3,
   type LinearFactory,
-  type LossBatch,
   type Phi3ForCausalLM,
   parsePhi3Config,
 } from '@lorikeet/phi3';
