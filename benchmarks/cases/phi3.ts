@@ -1,12 +1,6 @@
 import { applyLora, markOnlyLoraAsTrainable } from '@lorikeet/lora';
 import { AdamW, clipGradNorm, trainableParameters } from '@lorikeet/nn';
-import {
-  generate,
-  initPhi3,
-  type LinearFactory,
-  type Phi3ForCausalLM,
-  parsePhi3Config,
-} from '@lorikeet/phi3';
+import { generate, initPhi3, type LinearFactory, type Phi3ForCausalLM, parsePhi3Config } from '@lorikeet/phi3';
 import { type Backend, randomKey, referenceBackend, scope } from '@lorikeet/tensor';
 import type { BenchCase } from '../case.ts';
 import type { Contender } from '../measure.ts';
