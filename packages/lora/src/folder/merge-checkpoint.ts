@@ -4,6 +4,7 @@ import { openCheckpoint, type WriteEntry, writeSharded } from '@lorikeet/safeten
 import { type Backend, type DType, isFloat } from '@lorikeet/tensor';
 import {
   type BitsAndBytesConfig,
+  bitsAndBytesFloats,
   bitsAndBytesJson,
   isQuantizedPath,
   readQuantizationConfig,
@@ -146,6 +147,7 @@ export async function mergeCheckpoint(
   const sharding = maxShardBytes === undefined ? {} : { maxShardBytes };
   const written = await writeSharded(files, to, entries, { ...sharding, metadata: { format: 'pt' } });
   await spool?.remove();
-  await writeJson(files, joinPath(to, 'config.json'), await configOf(files, from, into, plan));
+  const json = await configOf(files, from, into, plan);
+  await writeJson(files, joinPath(to, 'config.json'), json, { floatKeys: bitsAndBytesFloats });
   return { files: [...written, 'config.json'], merged: [...adapter.layers.keys()] };
 }

@@ -105,7 +105,7 @@ export function mergedDense(merge: Merge, path: string, shape: readonly number[]
   if (!halfOrSingle(dtype) || `${entry.shape}` !== `${shape}`)
     throw new FormatError(
       entry.path,
-      `${entry.path}: ${entry.name} must be floats [${shape}] to merge into: it is ${entry.formatDtype} [${entry.shape}]. Give the folder of the original 16-bit weights, or merge into quantized.`,
+      `${entry.path}: ${entry.name} must be floats [${shape}] to merge into: it is ${entry.formatDtype} [${entry.shape}]. Give the folder of the original 16-bit weights, or merge into 'dequantized' or 'quantized'.`,
     );
   const fromBase = isBaseInit(adapter.config.initLoraWeights);
   const bytes = async function* (): AsyncIterable<Uint8Array> {
