@@ -61,6 +61,9 @@ describe('merge', () => {
   test('says what is missing, and writes nothing', async () => {
     const ended = await run('merge', '-a', 'run4', '-m', 'base', '--into', 'quantized', '-o', 'never');
     expect([ended.code, ended.stderr]).toEqual([2, expect.stringContaining('--load-in-4bit')]);
+    expect((await run('quantize', '-m', 'base', '-o', 'base4')).code).toBe(0);
+    const into = await run('merge', '-a', 'run4', '-m', 'base4', '-o', 'never');
+    expect([into.code, into.stderr]).toEqual([2, expect.stringContaining('--into dequantized')]);
     expect((await run('merge', '-a', 'run4', '--into', 'sideways', '-o', 'never')).code).toBe(2);
     expect((await run('merge', '-a', 'run4', '--prompt', '', '-o', 'never')).code).toBe(2);
     expect(() => space.filesBelow('never')).toThrow();

@@ -19,7 +19,7 @@ import { type LogitDifference, logitDifference, type SampleLogits, sampleLogits,
 import { checkModelTarget, copyCompanions, modelCompanions } from '../model/model-folder.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, type ModelPaths, openModel } from '../model/open-model.ts';
-import { baseQuantization, type QuantizationFlags } from '../model/quantization.ts';
+import { baseQuantization, describeQuantization, type QuantizationFlags } from '../model/quantization.ts';
 import type { Output } from '../output.ts';
 
 interface MergeFlags extends DeviceOptions, QuantizationFlags {
@@ -67,11 +67,28 @@ export function mergeCommand(begin: Begin): Command {
       const paths = { ...found, adapterDir: found.adapterDir! };
       const out = resolve(flags.out);
       await checkModelTarget(files, out, [paths.modelDir, paths.adapterDir], flags.force ?? false);
+      await checkBase(files, paths, flags.into);
       const report = await withBackend(flags, (backend) => write({ files, output, backend, paths, flags }, out));
       const { into } = flags;
       output.result({ command: 'merge', out, into, ...report });
       output.print(`Merged into ${out} (${into}, ${report.merged.length} layers):\n  ${report.files.join('\n  ')}`);
       if (report.logits) output.print(describe(report.logits));
+    });
+}
+
+/** Before a model is loaded: the base is what the way of merging needs. */
+async function checkBase(files: FileSystem, { modelDir, quantization }: ModelPaths, into: MergeInto): Promise<void> {
+  const { config, stored } = await baseQuantization(files, modelDir, quantization);
+  if (into === 'original' && stored)
+    throw userError('--into original: must have the 16-bit weights: the folder is quantized.', {
+      where: modelDir,
+      found: describeQuantization(config!),
+      fix: 'Give the folder of the 16-bit model with --model, or use --into dequantized or --into quantized.',
+    });
+  if (into !== 'original' && !config)
+    throw userError(`--into ${into}: must have a quantized base: it is none.`, {
+      where: modelDir,
+      fix: 'Add --load-in-4bit if the adapter was trained so, or use --into original.',
     });
 }
 
@@ -102,11 +119,6 @@ async function mergeInto({ files, output, backend, paths, flags }: Merge, draft:
   const shapes = phi3Tensors(config);
   const linears = new Map(phi3Linears(config).map((path) => [path, shapes.get(`${path}.weight`)!]));
   const { config: quantization } = await baseQuantization(files, paths.modelDir, paths.quantization);
-  if (flags.into !== 'original' && !quantization)
-    throw userError(`--into ${flags.into}: must have a quantized base: it is none.`, {
-      where: paths.modelDir,
-      fix: 'Add --load-in-4bit if the adapter was trained so, or use --into original.',
-    });
   let saidMs = performance.now();
   const onProgress = ({ done, total }: { readonly done: number; readonly total: number }): void => {
     if (performance.now() - saidMs < betweenLinesMs) return;

@@ -112,7 +112,9 @@ function nextSteps(
   config: ResolvedConfig,
   { config: file }: TrainOptions,
 ): string {
-  const tuned = ['-m', shortPath(config.model.path), '-a', shortPath(adapter!)];
+  const { loadIn4bit, loadIn8bit } = config.quantization;
+  const width = loadIn4bit ? ['--load-in-4bit'] : loadIn8bit ? ['--load-in-8bit'] : [];
+  const tuned = ['-m', shortPath(config.model.path), ...width, '-a', shortPath(adapter!)];
   const steps = [
     ...(evalRows > 0
       ? [['Compare it with the base:', commandLine(['eval', '-c', file, '-a', shortPath(adapter!)])]]

@@ -198,6 +198,15 @@ describe('what is refused, with key, line and advice', () => {
     expect(performance.now() - start).toBeLessThan(1000);
   });
 
+  test.each([
+    ['peft: {init_lora_weights: pisa}', "peft.initLoraWeights must be true, false or gaussian, orthogonal, pissa, olora, loftq or pissa_niter_N: got \"pisa\""],
+    ['peft: {target_modules: 3}', 'peft.targetModules must be text or list of text: got 3'],
+    ['peft: {loftq_config: {loftq_bits: 4}}', "loftqConfig must come with initLoraWeights 'loftq'"],
+    ['peft: {layers_pattern: layers}', 'layersPattern must come with layersToTransform'],
+  ])('%s', (text, message) => {
+    expect(refusal(least + text).message).toContain(message);
+  }); // biome-ignore format: a table
+
   test('--set without a key, and one with an unknown key', () => {
     expect(refusal(least, ['maxSteps=3']).message).toContain('section.key=value');
     expect(refusal(least, ['training.max_step=3']).details).toMatchObject({

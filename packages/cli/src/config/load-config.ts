@@ -2,10 +2,11 @@
 
 import { dirname, resolve } from 'node:path';
 import { type FileSystem, readText } from '@lorikeet/files';
-import { parseLoraConfig } from '@lorikeet/lora';
+import { completeLoraConfig, parseLoraConfig } from '@lorikeet/lora';
 import type * as z from 'zod';
 import { userError } from '../errors.ts';
 import { type ConfigEntry, type ConfigSection, parseOverride, parseSections } from './document.ts';
+import { propertiesOf, valuesOf } from './key-values.ts';
 import { nearest } from './nearest.ts';
 import { camelCase, handlePythonKey, pythonKeysOf, sectionAliases } from './python-names.ts';
 import { keysOf, type ResolvedConfig, type SectionName, sectionNames, sectionSchemas } from './schema.ts';
@@ -57,6 +58,7 @@ export function resolveConfig(text: string, file: string, overrides: readonly st
   const config = Object.fromEntries(sectionNames.map((name) => [name, checkSection(name, given[name], file)]));
   const resolved = config as unknown as ResolvedConfig;
   checkOneWidth(resolved, file);
+  checkAdapter(resolved, file);
   return { config: withAbsolutePaths(resolved, dirname(resolve(file)), late), notes };
 }
 
@@ -66,6 +68,15 @@ function checkOneWidth({ quantization: { loadIn4bit, loadIn8bit } }: ResolvedCon
       where: file,
       fix: 'Choose one of them.',
     });
+}
+
+/** What keys of the adapter must be with each other. */
+function checkAdapter({ peft }: ResolvedConfig, file: string): void {
+  try {
+    completeLoraConfig(peft);
+  } catch (cause) {
+    throw userError(`config: peft: ${(cause as Error).message.replace('LoraConfig: ', '')}`, { where: file, cause });
+  }
 }
 
 function withAbsolutePaths(
@@ -211,10 +222,14 @@ function checkSection(section: SectionName, given: ReadonlyMap<string, Given>, f
       where: file,
       fix: `Add it: ${section}:\n              ${key}: ...`,
     });
-  throw userError(`config: ${name} ${mustBe(issue!)}: got ${show(entry.value)}.`, {
+  const wanted =
+    issue!.code === 'invalid_union' && issue!.path.length === 1
+      ? `must be ${valuesOf(propertiesOf(section).properties[key]!)}`
+      : mustBe(issue!);
+  throw userError(`config: ${name} ${wanted}: got ${show(entry.value)}.`, {
     where: `${entry.where} (${section}.${entry.spelled})`,
     found: show(entry.value),
-    expected: mustBe(issue!).replace(/^must be /, ''),
+    expected: wanted.replace(/^must be /, ''),
     fix: describeKey(section, key),
   });
 }

@@ -1,47 +1,18 @@
 import { readdir, readFile } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { describe, expect, it } from 'vitest';
-import * as z from 'zod';
 import { exitCodes } from '../errors.ts';
-import { sectionNames, sectionSchemas } from './schema.ts';
+import { propertiesOf, valuesOf } from './key-values.ts';
+import { sectionNames, type sectionSchemas } from './schema.ts';
 
 const readme = await readFile(resolve(import.meta.dirname, '../../README.md'), 'utf8');
 
-/** A property of the JSON schema that zod makes of a section. */
-interface Property {
-  readonly type?: string;
-  readonly const?: unknown;
-  readonly enum?: readonly string[];
-  readonly anyOf?: readonly Property[];
-  readonly items?: Property;
-  readonly default?: unknown;
-  readonly description?: string;
-}
-
-const words: Readonly<Record<string, string>> = {
-  boolean: 'true, false',
-  integer: 'whole number',
-  number: 'number',
-  object: 'keys with values',
-  string: 'text',
-  null: 'null',
-};
-
-/** What may be given for a key, in words. */
-function valuesOf({ type, const: only, enum: names, anyOf, items }: Property): string {
-  if (names) return names.map((name) => `\`${name}\``).join(', ');
-  if (only !== undefined) return `\`${only}\``;
-  if (anyOf) return anyOf.map(valuesOf).join(' or ');
-  return items ? `list of ${valuesOf(items)}` : words[type!]!;
-}
-
 /** The rows of a section's table, as README.md must have them. */
 function configTable(section: keyof typeof sectionSchemas): string {
-  const schema = z.toJSONSchema(sectionSchemas[section], { io: 'input' });
-  const required = new Set(schema.required ?? []);
-  const rows = Object.entries((schema.properties ?? {}) as Record<string, Property>).map(([key, property]) => {
+  const { properties, required } = propertiesOf(section);
+  const rows = Object.entries(properties).map(([key, property]) => {
     const fallback = property.default === undefined ? '' : `\`${JSON.stringify(property.default)}\``;
-    return `| \`${key}\` | ${valuesOf(property)} | ${required.has(key) ? 'must be given' : fallback} | ${(property.description ?? '').replaceAll('|', '\\|')} |`;
+    return `| \`${key}\` | ${valuesOf(property, (literal) => `\`${literal}\``)} | ${required.has(key) ? 'must be given' : fallback} | ${(property.description ?? '').replaceAll('|', '\\|')} |`;
   });
   return [`### ${section}`, '', '| key | values | default | meaning |', '|---|---|---|---|', ...rows, ''].join('\n');
 }
