@@ -65,5 +65,13 @@ export async function planMemory<B extends TrainBatch>(
   for await (const event of events) if (event.type === 'step') optimizer = use.liveBytes - weights - adapter;
   const gradients = bytesOf(trained, 4);
   const activations = Math.max(0, use.peakBytes - weights - adapter - gradients - optimizer);
-  return { weights, adapter, gradients, optimizer, activations, peakBytes: use.peakBytes, trainedTensors: trained.length };
+  return {
+    weights,
+    adapter,
+    gradients,
+    optimizer,
+    activations,
+    peakBytes: use.peakBytes,
+    trainedTensors: trained.length,
+  };
 }
