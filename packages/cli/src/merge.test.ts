@@ -12,6 +12,7 @@ interface Report {
 } // biome-ignore format: one line
 
 let space: TestWorkspace;
+let trained: Ended;
 const run = (...args: readonly string[]): Promise<Ended> => lorikeet(args, { cwd: space.dir });
 async function merge(...args: readonly string[]): Promise<Report> {
   const ended = await run('merge', '--json', ...args);
@@ -24,12 +25,15 @@ const score = async (...args: readonly string[]): Promise<number> =>
 beforeAll(async () => {
   space = await makeWorkspace();
   const settings = ['--set', 'training.maxSteps=3', '--set', 'training.learningRate=0.01', '--set', 'peft.r=4', '--set', 'training.saveStrategy=no']; // biome-ignore format: one line
-  const trained = await run('train', '-c', 'run.yaml', ...settings, '--set', 'quantization.loadIn4bit=true', '--set', 'peft.initLoraWeights=loftq', '--set', 'peft.loraAlpha=4', '--output-dir', 'run4'); // biome-ignore format: one line
+  trained = await run('train', '-c', 'run.yaml', ...settings, '--set', 'quantization.loadIn4bit=true', '--set', 'peft.initLoraWeights=loftq', '--set', 'peft.loraAlpha=4', '--output-dir', 'run4'); // biome-ignore format: one line
   if (trained.code !== 0) throw new Error(trained.stderr);
 });
 afterAll(() => space[Symbol.dispose]());
 
 describe('merge', () => {
+  test('a quantized run is printed without its base: it knows how that was loaded', () => {
+    expect(trained.stdout).toMatch(/(chat --compare|generate) -a run4\/adapter/);
+  });
   test('into the dequantized base gives what base and adapter give, to bf16', async () => {
     const { into, logits, merged, files } = await merge('-a', 'run4', '--into', 'dequantized', '-o', 'merged');
     expect([into, merged.length, files.includes('tokenizer.json')]).toEqual(['dequantized', 8, true]);

@@ -45,6 +45,13 @@ describe('quantize', () => {
     expect(entries.get('lm_head.weight')!.dtype).toBe('bf16');
     expect(entries.get('model.layers.1.mlp.down_proj.weight')).toMatchObject({ dtype: 'u8', shape: [1024, 1] });
   });
+  test('names what skips nothing, and refuses what is no expression', async () => {
+    const ended = await run('quantize', '-m', 'base', '-o', 'misspelt', '--skip', 'lm_heads');
+    expect([ended.code, ended.stderr]).toEqual([0, expect.stringContaining('"lm_heads" is no linear of this model')]);
+    const refused = await run('quantize', '-m', 'base', '-o', 'never', '--skip', '(');
+    expect([refused.code, refused.stderr]).toEqual([2, expect.stringContaining('names or regular expressions')]);
+    expect(() => space.filesBelow('never')).toThrow();
+  });
   test('is what loading in 4 bits computes, token by token', async () => {
     const stored = await score('--model', 'base4');
     expect(await score('--model', 'base', '--load-in-4bit')).toBe(stored);
@@ -72,6 +79,7 @@ describe('quantize', () => {
     );
     expect(ended).toMatchObject({ code: 0 });
     expect(ended.stdout).toContain('6 linears in 4 bits (fp4)');
+    expect(ended.stderr).not.toContain('skips nothing');
     const { entries } = await openCheckpoint(nodeFiles(), space.path('other'));
     expect(entries.get('model.layers.0.self_attn.o_proj.weight')!.dtype).toBe('bf16');
     expect(entries.get('model.layers.0.mlp.down_proj.weight.absmax')!.dtype).toBe('f32');

@@ -3,6 +3,7 @@ import { type FileSystem, writeDirectoryAtomic } from '@lorikeet/files';
 import {
   type BitsAndBytesConfig,
   type ComputeDType,
+  completeBitsAndBytesConfig,
   type QuantizedCheckpoint,
   quantizeCheckpoint,
 } from '@lorikeet/lora';
@@ -15,7 +16,7 @@ import { exitCodes, userError, withExitCode } from '../errors.ts';
 import { requireDirectory } from '../model/load-tokenizer.ts';
 import { checkModelTarget, copyCompanions, modelCompanions } from '../model/model-folder.ts';
 import { withBackend } from '../model/open-backend.ts';
-import { describeQuantization } from '../model/quantization.ts';
+import { describeQuantization, notesOnSkips } from '../model/quantization.ts';
 
 interface QuantizeFlags extends DeviceOptions {
   readonly model: string;
@@ -62,6 +63,8 @@ export function quantizeCommand(begin: Begin): Command {
       await checkModelTarget(files, out, [from], flags.force ?? false);
       const linears = phi3Linears(await readPhi3Config(files, from));
       const config = await quantizationOf(files, from, flags);
+      await withExitCode(exitCodes.user, async () => completeBitsAndBytesConfig(config));
+      for (const note of notesOnSkips(linears, config)) output.note(note);
       await requireDisk(files, from, out);
       let saidMs = performance.now();
       const onProgress = ({ done, total }: { readonly done: number; readonly total: number }): void => {

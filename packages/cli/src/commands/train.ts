@@ -113,8 +113,9 @@ function nextSteps(
   { config: file }: TrainOptions,
 ): string {
   const { loadIn4bit, loadIn8bit } = config.quantization;
-  const width = loadIn4bit ? ['--load-in-4bit'] : loadIn8bit ? ['--load-in-8bit'] : [];
-  const tuned = ['-m', shortPath(config.model.path), ...width, '-a', shortPath(adapter!)];
+  // A run knows its base and how it was quantized; a base that is named is taken as it is stored.
+  const base = loadIn4bit || loadIn8bit ? [] : ['-m', shortPath(config.model.path)];
+  const tuned = [...base, '-a', shortPath(adapter!)];
   const steps = [
     ...(evalRows > 0
       ? [['Compare it with the base:', commandLine(['eval', '-c', file, '-a', shortPath(adapter!)])]]

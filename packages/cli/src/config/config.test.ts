@@ -202,6 +202,7 @@ describe('what is refused, with key, line and advice', () => {
     ['peft: {init_lora_weights: pisa}', "peft.initLoraWeights must be true, false or gaussian, orthogonal, pissa, olora, loftq or pissa_niter_N: got \"pisa\""],
     ['peft: {target_modules: 3}', 'peft.targetModules must be text or list of text: got 3'],
     ['peft: {loftq_config: {loftq_bits: 4}}', "loftqConfig must come with initLoraWeights 'loftq'"],
+    ['quantization: {llm_int8_skip_modules: ["("]}', 'quantization: llmInt8SkipModules must be a list of names or regular expressions: got'],
     ['peft: {layers_pattern: layers}', 'layersPattern must come with layersToTransform'],
   ])('%s', (text, message) => {
     expect(refusal(least + text).message).toContain(message);

@@ -2,7 +2,7 @@
 
 import { dirname, resolve } from 'node:path';
 import { type FileSystem, readText } from '@lorikeet/files';
-import { completeLoraConfig, parseLoraConfig } from '@lorikeet/lora';
+import { completeBitsAndBytesConfig, completeLoraConfig, parseLoraConfig } from '@lorikeet/lora';
 import type * as z from 'zod';
 import { userError } from '../errors.ts';
 import { type ConfigEntry, type ConfigSection, parseOverride, parseSections } from './document.ts';
@@ -58,7 +58,7 @@ export function resolveConfig(text: string, file: string, overrides: readonly st
   const config = Object.fromEntries(sectionNames.map((name) => [name, checkSection(name, given[name], file)]));
   const resolved = config as unknown as ResolvedConfig;
   checkOneWidth(resolved, file);
-  checkAdapter(resolved, file);
+  checkTogether(resolved, file);
   return { config: withAbsolutePaths(resolved, dirname(resolve(file)), late), notes };
 }
 
@@ -70,12 +70,19 @@ function checkOneWidth({ quantization: { loadIn4bit, loadIn8bit } }: ResolvedCon
     });
 }
 
-/** What keys of the adapter must be with each other. */
-function checkAdapter({ peft }: ResolvedConfig, file: string): void {
+/** What the schema cannot say: keys that need each other, expressions. */
+function checkTogether(
+  { peft, quantization: { computeDtype: _, ...quantization } }: ResolvedConfig,
+  file: string,
+): void {
+  const { llmInt8SkipModules, ...others } = quantization;
   try {
     completeLoraConfig(peft);
+    completeBitsAndBytesConfig(llmInt8SkipModules ? { ...others, llmInt8SkipModules } : others);
   } catch (cause) {
-    throw userError(`config: peft: ${(cause as Error).message.replace('LoraConfig: ', '')}`, { where: file, cause });
+    const [, name, problem] = /^(\w+): (.*)/s.exec((cause as Error).message)!;
+    const section = name === 'LoraConfig' ? 'peft' : 'quantization';
+    throw userError(`config: ${section}: ${problem}`, { where: file, cause });
   }
 }
 

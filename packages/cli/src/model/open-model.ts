@@ -1,7 +1,7 @@
 import { dirname, resolve } from 'node:path';
 import { type FileSystem, joinPath, readText } from '@lorikeet/files';
 import { adapterConfigName, checkpointWeights, type LoadedAdapter, loadAdapter } from '@lorikeet/lora';
-import { loadPhi3, type Phi3ForCausalLM } from '@lorikeet/phi3';
+import { loadPhi3, type Phi3ForCausalLM, phi3Linears, readPhi3Config } from '@lorikeet/phi3';
 import type { Backend } from '@lorikeet/tensor';
 import type { Tokenizer } from '@lorikeet/tokenizer';
 import { showBytes } from '@lorikeet/trainer';
@@ -16,6 +16,7 @@ import {
   baseQuantization,
   describeQuantization,
   loadedWeightBytes,
+  notesOnSkips,
   type QuantizationChoice,
   type QuantizationFlags,
   quantizationFlag,
@@ -111,6 +112,8 @@ export async function openModel(
     output.progress(
       `base ${stored ? 'is stored' : 'is quantized while it is loaded,'} in ${describeQuantization(config)}: ${showBytes(weightBytes)}`,
     );
+  if (config && !stored)
+    for (const note of notesOnSkips(phi3Linears(await readPhi3Config(files, modelDir)), config)) output.note(note);
   const model = await loadPhi3(files, modelDir, {
     ...(linear ? { linear } : {}),
     backend,

@@ -87,6 +87,16 @@ export async function baseQuantization(
   return { linear: quantizedLinear(stored, { computeDtype }), config: stored, stored: true };
 }
 
+/** What to say of entries of llmInt8SkipModules that are no linear of a model, misspelt perhaps; they skip nothing. */
+export function notesOnSkips(linears: readonly string[], { llmInt8SkipModules = [] }: BitsAndBytesConfig): string[] {
+  const idle = llmInt8SkipModules.filter((entry) =>
+    linears.every((path) => isQuantizedPath(path, { llmInt8SkipModules: [entry] })),
+  );
+  return idle.map(
+    (entry) => `llmInt8SkipModules: ${JSON.stringify(entry)} is no linear of this model; it skips nothing`,
+  );
+}
+
 /** Bytes of a folder's weights once they are loaded. */
 export async function loadedWeightBytes(
   files: FileSystem,

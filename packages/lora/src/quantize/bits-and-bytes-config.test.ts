@@ -53,13 +53,17 @@ describe('BitsAndBytesConfig', () => {
       { llm_int8_has_fp16_weight: true },
       'llmInt8HasFp16Weight must be false (8-bit weights are frozen here): got true',
     ],
-    [{ llm_int8_skip_modules: 'lm_head' }, 'llmInt8SkipModules must be a list of names: got "lm_head"'],
+    [
+      { llm_int8_skip_modules: 'lm_head' },
+      'llmInt8SkipModules must be a list of names or regular expressions: got "lm_head"',
+    ],
     [{ load_in_4bit: 'yes' }, 'loadIn4bit must be true or false: got "yes"'],
     [
       { quant_method: 'gptq', bits: 4 },
       'quant_method must be "bitsandbytes": got "gptq". Load the 16-bit model instead.',
     ],
     [{ load_in_4bit: true, loadIn4bit: true }, 'loadIn4bit must be given once'],
+    [{ llm_int8_skip_modules: ['('] }, 'llmInt8SkipModules must be a list of names or regular expressions: got ["("]'],
     [[], 'must be an object of quantization options: got []'],
   ])('refuses %j', (json, message) => {
     expect(() => parseBitsAndBytesConfig(json, { source: 'm/config.json' })).toThrow(message);

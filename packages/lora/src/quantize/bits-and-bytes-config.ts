@@ -54,6 +54,19 @@ const oneOf =
   (v: unknown): boolean =>
     allowed.includes(v);
 
+/** A path that an entry of the list begins: up to a dot, or the whole of it. */
+const skipped = (entry: string): RegExp =>
+  pythonFullMatch(`(?:${entry})(?:(?<=\\.)|(?=\\.|$)).*`, 'llmInt8SkipModules');
+
+function isExpression(entry: string): boolean {
+  try {
+    skipped(entry);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const rules: { readonly [K in keyof Required<BitsAndBytesConfig>]: readonly [(v: unknown) => boolean, string] } = {
   loadIn4bit: [isFlag, 'true or false'],
   loadIn8bit: [isFlag, 'true or false'],
@@ -66,8 +79,8 @@ const rules: { readonly [K in keyof Required<BitsAndBytesConfig>]: readonly [(v:
   ],
   llmInt8Threshold: [(v) => typeof v === 'number' && v >= 0 && Number.isFinite(v), 'a number of at least 0'],
   llmInt8SkipModules: [
-    (v) => Array.isArray(v) && v.every((name) => typeof name === 'string' && name !== ''),
-    'a list of names',
+    (v) => Array.isArray(v) && v.every((entry) => typeof entry === 'string' && entry !== '' && isExpression(entry)),
+    'a list of names or regular expressions',
   ],
   llmInt8EnableFp32CpuOffload: [isFlag, 'true or false'],
   llmInt8HasFp16Weight: [oneOf(false), 'false (8-bit weights are frozen here)'],
@@ -185,8 +198,5 @@ export async function readQuantizationConfig(files: FileSystem, dir: string): Pr
  * a dot, by itself or as a regular expression, or ends it. A list takes the place of the default, `lm_head`.
  */
 export function isQuantizedPath(path: string, { llmInt8SkipModules = ['lm_head'] }: BitsAndBytesConfig): boolean {
-  return !llmInt8SkipModules.some(
-    (entry) =>
-      path.endsWith(entry) || pythonFullMatch(`(?:${entry})(?:(?<=\\.)|(?=\\.|$)).*`, 'llmInt8SkipModules').test(path),
-  );
+  return !llmInt8SkipModules.some((entry) => path.endsWith(entry) || skipped(entry).test(path));
 }
