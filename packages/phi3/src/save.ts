@@ -30,7 +30,7 @@ function entriesOf(model: Phi3ForCausalLM, quantized: boolean): WriteEntry[] {
     if (!expected.has(path) && !isOfLinear(path)) problems.push(`${path}: not part of a Phi-3 checkpoint`);
   if (problems.length)
     throw new Error(
-      `savePhi3: the model must be plain: ${problems.length} ${problems.length === 1 ? 'tensor is' : 'tensors are'} not:\n  ${problems.slice(0, 8).join('\n  ')}\nMerge and remove adapters first; save an adapter alone with its own function.`,
+      `savePhi3: the model must be plain: ${problems.length} ${problems.length === 1 ? 'tensor is' : 'tensors are'} not:\n  ${problems.slice(0, 8).join('\n  ')}\nMerge and remove adapters first (save an adapter alone with its own function); for quantized linears pass quantizationConfig.`,
     );
   return [...state].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape, bytes: () => t.bytes() }));
 }
