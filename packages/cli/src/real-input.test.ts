@@ -222,7 +222,9 @@ training: {outputDir: out/huge, perDeviceTrainBatchSize: 4000}
   const { code, stdout, stderr } = await run('train', '-c', 'huge.yaml');
   expect(code).toBe(4);
   const { message } = oneObject(stdout).error as { message: string };
-  expect(message).toMatch(/must fit into .* of memory.* needs about .*activations .*To change: .*batch size/);
+  expect(message).toMatch(
+    /must fit into .* of memory.* needs about .*activations .*To change: .*perDeviceTrainBatchSize: \d+ and training\.gradientAccumulationSteps: 2 \(saves .*B\)/,
+  );
   expect(stderr).not.toContain('parameters');
   expect(existsSync(join(dir, 'out/huge'))).toBe(false);
 });

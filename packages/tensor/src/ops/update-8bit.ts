@@ -14,7 +14,7 @@ import { createDynamicMap, gridCells, placesOf } from './quantize-8bit.ts';
 export const stateBlocksize = 256;
 
 /** Numbers of a step that both optimizers have. */
-interface Rates {
+export interface Rates {
   /** Multiplies the gradient. */
   readonly gradScale: number;
   readonly lr: number;
