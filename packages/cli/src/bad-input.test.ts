@@ -78,6 +78,27 @@ describe('options', () => {
   });
 });
 
+describe('the folder of the model', () => {
+  const commands = (dir: string): readonly (readonly string[])[] => [
+    ['train', '-c', config(), ...set(`model.path=${JSON.stringify(dir)}`)],
+    ['plan', '-c', config(), ...set(`model.path=${JSON.stringify(dir)}`)],
+    ['quantize', '-m', dir, '-o', space.path('made')],
+    ['merge', '-m', dir, '-a', space.path('adapter-only'), '-o', space.path('made')],
+    ['generate', '-m', dir, '-p', 'a'],
+  ];
+  test('that is not there, or is no model, is an error of its own', async () => {
+    mkdirSync(space.path('adapter-only'), { recursive: true });
+    writeFileSync(space.path('adapter-only/adapter_config.json'), '{}');
+    for (const args of commands(space.path('no-such-model')))
+      expect(await refused(args, 2), args[0]!).toMatch(/model.*: must be a folder: there is none/);
+    for (const args of commands(space.path('adapter-only')))
+      expect(await refused(args, 3), args[0]!).toMatch(
+        /model.*: must be the folder of a model: it holds no config\.json/,
+      );
+    expect(existsSync(space.path('made'))).toBe(false);
+  });
+});
+
 describe('configuration and data', () => {
   test('a target that matches nothing lists the linears, before anything is loaded', async () => {
     const text = await refused(['train', '-c', config(), ...set('peft.targetModules=[q_proj]')], 2);

@@ -16,7 +16,7 @@ import {
 } from '../command.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
 import { type LogitDifference, logitDifference, type SampleLogits, sampleLogits, samplePrompts } from '../model/logit-difference.ts'; // biome-ignore format: one line
-import { checkModelTarget, copyCompanions, modelCompanions } from '../model/model-folder.ts';
+import { checkModelTarget, copyCompanions, modelCompanions, requireModelFolder } from '../model/model-folder.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { findModelPaths, type ModelPaths, openModel } from '../model/open-model.ts';
 import { baseQuantization, describeQuantization, type QuantizationFlags } from '../model/quantization.ts';
@@ -78,6 +78,7 @@ export function mergeCommand(begin: Begin): Command {
 
 /** Before a model is loaded: the base is what the way of merging needs. */
 async function checkBase(files: FileSystem, { modelDir, quantization }: ModelPaths, into: MergeInto): Promise<void> {
+  await requireModelFolder(files, modelDir);
   const { config, stored } = await baseQuantization(files, modelDir, quantization);
   if (into === 'original' && stored)
     throw userError('--into original: must have the 16-bit weights: the folder is quantized.', {

@@ -13,8 +13,7 @@ import { showBytes } from '@lorikeet/trainer';
 import { type Command, Option } from 'commander';
 import { type Begin, collect, type DeviceOptions, makeCommand, numberWhere, withDevice } from '../command.ts';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
-import { requireDirectory } from '../model/load-tokenizer.ts';
-import { checkModelTarget, copyCompanions, modelCompanions } from '../model/model-folder.ts';
+import { checkModelTarget, copyCompanions, modelCompanions, requireModelFolder } from '../model/model-folder.ts';
 import { withBackend } from '../model/open-backend.ts';
 import { describeQuantization, notesOnSkips } from '../model/quantization.ts';
 
@@ -59,7 +58,7 @@ export function quantizeCommand(begin: Begin): Command {
     .action(async (flags: QuantizeFlags) => {
       const { files, output } = begin({ ...flags });
       const [from, out] = [resolve(flags.model), resolve(flags.out)];
-      await requireDirectory(files, from, '--model');
+      await requireModelFolder(files, from, '--model');
       await checkModelTarget(files, out, [from], flags.force ?? false);
       const linears = phi3Linears(await readPhi3Config(files, from));
       const config = await quantizationOf(files, from, flags);

@@ -1,12 +1,23 @@
 /** Model folders that are written: what goes with the weights, and what may be replaced. */
 import { FileError, type FileSystem, joinPath, manifestName, writeAtomic } from '@lorikeet/files';
-import { userError } from '../errors.ts';
+import { CliError, exitCodes, userError } from '../errors.ts';
+import { requireDirectory } from './load-tokenizer.ts';
 
 /** What belongs to a model beside its weights, taken over as it is. */
 export const modelCompanions = [
   'tokenizer.json', 'tokenizer_config.json', 'special_tokens_map.json', 'added_tokens.json', 'tokenizer.model',
   'chat_template.jinja', 'generation_config.json', 'LICENSE',
 ]; // biome-ignore format: a table
+
+/** @throws CliError (exit code 2 where there is no folder, 3 where it holds no model) */
+export async function requireModelFolder(files: FileSystem, dir: string, what = 'model'): Promise<void> {
+  await requireDirectory(files, dir, what);
+  if ((await files.kind(joinPath(dir, 'config.json'))) !== 'file')
+    throw new CliError(exitCodes.data, `${what}: must be the folder of a model: it holds no config.json.`, {
+      where: dir,
+      fix: 'Check the path.',
+    });
+}
 
 /** Copies those of `names` that are there, and returns them. */
 export async function copyCompanions(

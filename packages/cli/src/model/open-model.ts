@@ -11,6 +11,7 @@ import type { Output } from '../output.ts';
 import { adapterTemplate, type ChatTemplateChoice, chatTemplateFlag } from './chat-template.ts';
 import { requireRoomForWeights } from './device-memory.ts';
 import { loadTokenizer, requireDirectory } from './load-tokenizer.ts';
+import { requireModelFolder } from './model-folder.ts';
 import {
   type BaseQuantization,
   baseQuantization,
@@ -103,6 +104,7 @@ export async function openModel(
   output: Output,
 ): Promise<OpenedModel> {
   const choice = template ?? (adapterDir === undefined ? undefined : await adapterTemplate(files, adapterDir));
+  await requireModelFolder(files, modelDir);
   const tokenizer = await loadTokenizer(files, modelDir, choice);
   const quantization = await baseQuantization(files, modelDir, asked);
   const { linear, config, stored } = quantization;

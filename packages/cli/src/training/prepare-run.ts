@@ -19,6 +19,7 @@ import {
 } from '@lorikeet/trainer';
 import type { ResolvedConfig } from '../config/schema.ts';
 import { loadTokenizer } from '../model/load-tokenizer.ts';
+import { requireModelFolder } from '../model/model-folder.ts';
 import type { Output } from '../output.ts';
 import type { Checkpointing, DryRunInput } from './dry-run.ts';
 import { type PreparedData, prepareData } from './prepare-data.ts';
@@ -54,8 +55,9 @@ export async function prepareRun(config: ResolvedConfig, environment: PrepareEnv
   const { files, output, backend, resume } = environment;
   const { training, data: dataConfig } = config;
   const options = resolveOptions(trainingOptions(config, resume));
-  const modelConfig = await readPhi3Config(files, config.model.path);
+  await requireModelFolder(files, config.model.path, 'model.path');
   const tokenizer = await loadTokenizer(files, config.model.path, config.model);
+  const modelConfig = await readPhi3Config(files, config.model.path);
   const data = await prepareData(files, config, tokenizer, output);
   const batches = createBatches(data.examples, {
     batchSize: training.perDeviceTrainBatchSize,
