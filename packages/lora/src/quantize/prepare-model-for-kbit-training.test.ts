@@ -55,6 +55,12 @@ describe('prepareModelForKbitTraining', () => {
     expect(report.embeddingBytes).toBe(2 * 11 * 6 * 2);
     expect(await logits(model)).toEqual(before);
   });
+  it('says what is so where they are stored in 32 bits', () => {
+    const lines: string[] = [];
+    const model = new ToyPhi3({ backend, dtype: 'f32' });
+    prepareModelForKbitTraining(model, { keepEmbeddings16bit: true, print: (line) => lines.push(line) });
+    expect(lines).toEqual(['embeddings and lm_head are stored in 32 bits: 0.0 MB']);
+  });
   it('turns gradient checkpointing on where the model has it, and comes before the adapter', async () => {
     const model = Object.assign(await quantizedToy(), { gradientCheckpointing: false });
     prepareModelForKbitTraining(model, { useGradientCheckpointing: false, print: () => undefined });

@@ -72,10 +72,14 @@ export function prepareModelForKbitTraining(
   const width = (t: Tensor): number => (isHalf(t) ? 2 : 4);
   const embeddingBytes = embeddings.reduce((sum, { tensor }) => sum + width(tensor) * tensor.size, 0);
   const other = embeddings.reduce((sum, { tensor }) => sum + (6 - width(tensor)) * tensor.size, 0);
-  print(
-    keepEmbeddings16bit
-      ? `embeddings and lm_head stay in 16 bits: ${megabytes(embeddingBytes)} (in 32 bits: ${megabytes(other)}; no result would change)`
-      : `embeddings and lm_head in 32 bits: ${megabytes(embeddingBytes)} (keepEmbeddings16bit: ${megabytes(other)})`,
-  );
+  const upcast = new Set(casts.values());
+  const inHalf = embeddings.some(({ tensor }) => isHalf(tensor) || upcast.has(tensor));
+  if (!inHalf) print(`embeddings and lm_head are stored in 32 bits: ${megabytes(embeddingBytes)}`);
+  else
+    print(
+      keepEmbeddings16bit
+        ? `embeddings and lm_head stay in 16 bits: ${megabytes(embeddingBytes)} (in 32 bits: ${megabytes(other)}; no result would change)`
+        : `embeddings and lm_head in 32 bits: ${megabytes(embeddingBytes)} (keepEmbeddings16bit: ${megabytes(other)})`,
+    );
   return { upcastBytes, embeddingBytes };
 }
