@@ -52,6 +52,15 @@ describe('quantize', () => {
     expect([refused.code, refused.stderr]).toEqual([2, expect.stringContaining('names or regular expressions')]);
     expect(() => space.filesBelow('never')).toThrow();
   });
+  test('loftq must have the weights from before, and is told their width', async () => {
+    const loftq = ['train', '-c', 'run.yaml', '--dry-run', '--set', 'peft.initLoraWeights=loftq'];
+    const refused = await run(...loftq, '--set', 'model.path=base4');
+    expect([refused.code, refused.stderr]).toEqual([2, expect.stringContaining('the folder of the 16-bit model')]);
+    const wide = await run(...loftq, '--set', 'quantization.loadIn8bit=true');
+    expect([wide.code, wide.stderr]).toEqual([0, expect.stringContaining('loftqBits: 4, and the base is in 8 bits')]);
+    const right = await run(...loftq, '--set', 'quantization.loadIn4bit=true');
+    expect([right.code, right.stderr]).toEqual([0, expect.not.stringContaining('loftqBits')]);
+  });
   test('is what loading in 4 bits computes, token by token', async () => {
     const stored = await score('--model', 'base4');
     expect(await score('--model', 'base', '--load-in-4bit')).toBe(stored);

@@ -1,5 +1,6 @@
 /** From a configuration to everything that a run needs but the model: what `train` and `plan` do first. */
 import type { FileSystem } from '@lorikeet/files';
+import { readQuantizationConfig } from '@lorikeet/lora';
 import { type Phi3Config, readPhi3Config } from '@lorikeet/phi3';
 import type { Backend } from '@lorikeet/tensor';
 import type { Tokenizer } from '@lorikeet/tokenizer';
@@ -18,6 +19,7 @@ import {
   type TrainingOptions,
 } from '@lorikeet/trainer';
 import type { ResolvedConfig } from '../config/schema.ts';
+import { userError } from '../errors.ts';
 import { loadTokenizer } from '../model/load-tokenizer.ts';
 import { requireModelFolder } from '../model/model-folder.ts';
 import type { Output } from '../output.ts';
@@ -56,6 +58,7 @@ export async function prepareRun(config: ResolvedConfig, environment: PrepareEnv
   const { training, data: dataConfig } = config;
   const options = resolveOptions(trainingOptions(config, resume));
   await requireModelFolder(files, config.model.path, 'model.path');
+  if (config.peft.initLoraWeights === 'loftq') await checkLoftq(config, environment);
   const tokenizer = await loadTokenizer(files, config.model.path, config.model);
   const modelConfig = await readPhi3Config(files, config.model.path);
   const data = await prepareData(files, config, tokenizer, output);
@@ -79,6 +82,27 @@ export async function prepareRun(config: ResolvedConfig, environment: PrepareEnv
     output.note('training.activationStorage: bf16 has no effect without training.gradientCheckpointing');
   const resolved = { ...config, training: { ...training, ...chosen.checkpointing } };
   return { config: resolved, options, modelConfig, tokenizer, data, batches, lora, input, dry, room, ...chosen };
+}
+
+/** LoftQ makes up for what quantization lost: it needs the weights from before, and their width. */
+async function checkLoftq(
+  { model, peft, quantization: { loadIn4bit, loadIn8bit } }: ResolvedConfig,
+  { files, output }: PrepareEnvironment,
+): Promise<void> {
+  if (await readQuantizationConfig(files, model.path))
+    throw userError(
+      'peft.initLoraWeights: loftq must have the weights from before quantization: the base is quantized.',
+      {
+        where: model.path,
+        fix: 'Give model.path the folder of the 16-bit model, and set quantization.loadIn4bit: true.',
+      },
+    );
+  const bits = peft.loftqConfig?.loftqBits ?? 4;
+  const width = loadIn4bit ? 4 : loadIn8bit ? 8 : bits;
+  if (bits !== width)
+    output.note(
+      `peft.loftqConfig.loftqBits: ${bits}, and the base is in ${width} bits: the adapter makes up for another loss`,
+    );
 }
 
 function loraConfig({ peft, model }: ResolvedConfig): FactsInput['lora'] {
