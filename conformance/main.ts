@@ -47,6 +47,9 @@ function readOptions(args: readonly string[]): Options {
   for (const name of backends)
     if (!backendNames.includes(name as BackendName))
       throw new TypeError(`--backend: must be one of ${backendNames.join(', ')}: got ${name}.`);
+  const names = families.map(({ name }) => name);
+  for (const name of values.family ?? [])
+    if (!names.includes(name)) throw new TypeError(`--family: must be one of ${names.join(', ')}: got ${name}.`);
   return {
     backends: backends as readonly BackendName[],
     families: values.family && new Set(values.family),
@@ -187,6 +190,8 @@ async function main(args: readonly string[]): Promise<number> {
     results,
   };
   const coverage = options.cases ? { lines: [], failed: 0 } : await kernelCoverage(options.backends);
+  // A misspelt case must not look like one that passes.
+  const nothing = results.length ? [] : ['FAILED nothing was compared: these options leave no case of the recordings'];
   const lines = [
     `against ${Object.entries(report.packageVersions)
       .map((pair) => pair.join(' '))
@@ -199,10 +204,11 @@ async function main(args: readonly string[]): Promise<number> {
     '',
     ...missing.map((op) => `FAILED no recording reaches op ${op}: add a case, or a reason in conformance/ops.ts`),
     ...skipLines(results),
+    ...nothing,
   ];
   for (const line of lines) console.log(line);
   await writeFile(options.report, `${JSON.stringify(report, null, 1)}\n`);
-  const failed = count('failed') + missing.length + coverage.failed;
+  const failed = count('failed') + missing.length + coverage.failed + nothing.length;
   console.log(`${count('passed')} passed, ${failed} failed, ${count('skipped')} skipped`);
   return failed === 0 ? 0 : 1;
 }
