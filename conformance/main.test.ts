@@ -22,7 +22,7 @@ const run = (...args: readonly string[]): Promise<{ code: number; text: string }
 test.each([
   [['--family', 'dta'], /--family: must be one of ops, .*: got dta/],
   [['--backend', 'gpu'], /--backend: must be one of .*: got gpu/],
-  [['--family', 'data', '--backend', 'cpu', '--case', 'no such case'], /nothing was compared[^]*0 passed, 1 failed/],
+  [['--family', 'data', '--backend', 'cpu', '--case', 'no such case'], /nothing was compared[\s\S]*0 passed, 1 failed/],
 ] as const)('%j', async (args, message) => {
   const { code, text } = await run(...args);
   expect(text).toMatch(message);
