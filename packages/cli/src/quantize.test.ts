@@ -114,6 +114,9 @@ describe('quantize', () => {
 });
 
 test('inspect says how a model is quantized, and counts its parameters as they were', async () => {
+  const shown = (await run('inspect', 'base4', '--limit', '15')).stdout;
+  expect(shown).toContain('model.layers.1.mlp.down_proj.weight ');
+  expect(shown).not.toContain('quant_map');
   const facts = async (dir: string) =>
     oneObject((await run('inspect', dir, '--json')).stdout).facts as Record<string, unknown>;
   const [dense, four, eight] = [await facts('base'), await facts('base4'), await facts('eight')];

@@ -116,6 +116,7 @@ async function inspectModel(files: FileSystem, dir: string): Promise<Found> {
     'max_position_embeddings',
     'tie_word_embeddings',
     'torch_dtype',
+    'dtype',
   ];
   const known = Object.fromEntries(
     names.filter((name) => Object.hasOwn(config, name)).map((name) => [name, config[name]]),
@@ -178,11 +179,14 @@ function print(path: string, { kind, facts, tensors = [], metadata = {} }: Found
   );
   for (const [name, value] of Object.entries(metadata)) output.print(showControls(`metadata ${name}: ${value}`));
   if (tensors.length === 0 || limit === 0) return;
+  // What belongs to a quantized weight says little by itself: behind the weights.
+  const isState = ({ name }: TensorRow): boolean => /\.weight\.\w/.test(name);
+  const listed = [...tensors.filter((t) => !isState(t)), ...tensors.filter(isState)];
   output.print();
   output.print(
     renderTable(
       [{ title: 'tensor', maxColumns: 80 }, { title: 'dtype' }, { title: 'shape' }, { title: 'size', align: 'right' }],
-      tensors
+      listed
         .slice(0, limit)
         .map(({ name, dtype, shape, bytes }) => [showControls(name), dtype, `[${shape.join(', ')}]`, showBytes(bytes)]),
     ),
