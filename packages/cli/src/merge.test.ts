@@ -34,6 +34,11 @@ describe('merge', () => {
   test('a quantized run is printed without its base: it knows how that was loaded', () => {
     expect(trained.stdout).toMatch(/(chat --compare|generate) -a run4\/adapter/);
   });
+  test('another width than the run had takes its place', async () => {
+    const [eight, asked, four] = [await score('-a', 'run4', '--load-in-8bit'), await score('-a', 'run4', '-m', 'base', '--load-in-8bit'), await score('-a', 'run4')]; // biome-ignore format: one line
+    expect(eight).toBe(asked);
+    expect(eight).not.toBe(four);
+  });
   test('into the dequantized base gives what base and adapter give, to bf16', async () => {
     const { into, logits, merged, files } = await merge('-a', 'run4', '--into', 'dequantized', '-o', 'merged');
     expect([into, merged.length, files.includes('tokenizer.json')]).toEqual(['dequantized', 8, true]);

@@ -34,7 +34,7 @@ export interface BaseQuantization {
   readonly stored: boolean;
 }
 
-/** The options of a command as a choice; undefined where none was given. */
+/** The options of a command as a choice; undefined where none was given. One width takes the place of a run's other. */
 export function quantizationFlag({
   loadIn4bit,
   loadIn8bit,
@@ -42,7 +42,8 @@ export function quantizationFlag({
 }: QuantizationFlags): QuantizationChoice | undefined {
   if (loadIn4bit && loadIn8bit)
     throw userError('--load-in-4bit and --load-in-8bit: must not both be given: they are.', { fix: 'Leave out one.' });
-  const given = { loadIn4bit, loadIn8bit, computeDtype };
+  const width = loadIn4bit ? { loadIn4bit, loadIn8bit: false } : loadIn8bit ? { loadIn4bit: false, loadIn8bit } : {};
+  const given = { ...width, computeDtype };
   const chosen = Object.entries(given).filter(([, value]) => value !== undefined);
   return chosen.length === 0 ? undefined : Object.fromEntries(chosen);
 }
