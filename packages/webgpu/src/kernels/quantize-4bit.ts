@@ -90,8 +90,6 @@ function packNibbles(
   const [count, size] = [uniforms.u32('count', sizeOf(x.shape)), uniforms.u32('blocksize', blocksize)];
   const { type, bits } = floatBits(x);
   const above = Array.from(borders, (border) => `select(1u, 0u, scaled <= ${float(border)} * unit)`);
-  // Where the order of nibbles is that of their values, the count is the nibble.
-  const nibble = order.every((n, i) => n === i) ? 'rank' : `nibbles[rank]`;
   runMap(stream, {
     kernel: 'quantize4bit.pack',
     key: quantType,
@@ -129,7 +127,7 @@ fn nibble_of(i: u32) -> u32 {
   // What rounds to zero as a subnormal number: half of the least one, or less.
   if (is_tiny && abs(scaled) <= ${float(2 ** -86)}) { scaled = 0.0; }
   let rank = ${above.join('\n    + ')};
-  return ${nibble};
+  return nibbles[rank];
 }`,
     body: () => 'let out0 = (nibble_of(2u * e) << 4u) | nibble_of(2u * e + 1u);',
     cost: 48,
