@@ -5,35 +5,29 @@
  */
 import { OutOfMemoryError } from '@lorikeet/tensor';
 import type { MemoryShape } from './assembler.ts';
+import { alignment, type Block, FreeBlocks } from './free-blocks.ts';
 
 const pageBytes = 65536;
-const alignment = 64;
-/** A full vector may be read or written past the last element, even of the last block. */
-const slackBytes = 32;
+/** A turn of four vectors may be read past the last element, even of the last block. */
+const slackBytes = 64;
 /** Grow by at least this much: growing is a system call in every thread. */
 const growthBytes = 8 * 1024 * 1024;
 
-interface Block {
-  address: number;
-  bytes: number;
-  free: boolean;
-  previous: Block | undefined;
-  next: Block | undefined;
-}
-
 const roundUp = (value: number, to: number) => Math.ceil(value / to) * to;
-/** Four bins an octave: blocks of one bin differ by less than 25 %. */
-const binOf = (bytes: number) => {
-  const units = bytes / alignment;
-  const octave = Math.floor(Math.log2(units));
-  return octave * 4 + Math.floor((units / 2 ** octave - 1) * 4);
-};
-
+const blockAt = (address: number, bytes: number, previous: Block | undefined, next: Block | undefined): Block => ({
+  address,
+  bytes,
+  free: false,
+  previous,
+  next,
+  smaller: undefined,
+  larger: undefined,
+});
 const maxWorkPages = 65536;
 /** V8's limit for 64-bit memories: 16 GiB. */
 export const maxStorePages = 262144;
 
-/** Best fit over bins, with coalescing of neighbours; addresses are stable. */
+/** Best fit, with coalescing of neighbours; addresses are stable. */
 export class LinearMemory {
   readonly memory: WebAssembly.Memory;
   readonly shape: MemoryShape;
@@ -42,7 +36,7 @@ export class LinearMemory {
   #capacity: number;
   #last: Block;
   readonly #byAddress = new Map<number, Block>();
-  readonly #bins: Set<Block>[] = [];
+  readonly #free = new FreeBlocks();
   #live = 0;
   #peak = 0;
   #bytes: Uint8Array<ArrayBufferLike>;
@@ -61,8 +55,8 @@ export class LinearMemory {
     this.memory = new WebAssembly.Memory(descriptor as WebAssembly.MemoryDescriptor);
     this.#capacity = 2 * pageBytes;
     this.#bytes = new Uint8Array(this.memory.buffer);
-    this.#last = { address: pageBytes, bytes: pageBytes, free: true, previous: undefined, next: undefined };
-    this.#setFree(this.#last);
+    this.#last = blockAt(pageBytes, pageBytes, undefined, undefined);
+    this.#free.add(this.#last);
   }
 
   /** Bytes in blocks that are allocated now, rounding included. */
@@ -88,13 +82,12 @@ export class LinearMemory {
   allocate(bytes: number): number {
     if (!Number.isSafeInteger(bytes) || bytes < 0) throw new RangeError(`cpu memory: bytes must be a size: ${bytes}.`);
     const needed = roundUp(bytes + slackBytes, alignment);
-    const block = this.#find(needed) ?? this.#grow(needed);
-    this.#bins[binOf(block.bytes)]!.delete(block);
+    const block = this.#free.find(needed) ?? this.#grow(needed);
+    this.#free.remove(block);
     if (block.bytes > needed) this.#split(block, needed);
-    block.free = false;
     this.#byAddress.set(block.address, block);
     this.#live += block.bytes;
-    this.#peak = Math.max(this.#peak, this.#live);
+    if (this.#live > this.#peak) this.#peak = this.#live;
     return block.address;
   }
 
@@ -106,40 +99,19 @@ export class LinearMemory {
     const { previous, next } = block;
     if (next?.free) this.#absorb(block, next);
     if (previous?.free) {
-      this.#absorb(previous, block, true);
-      this.#setFree(previous);
-    } else this.#setFree(block);
+      this.#free.remove(previous);
+      this.#absorb(previous, block);
+      this.#free.add(previous);
+    } else this.#free.add(block);
   }
 
   resetPeak(): void {
     this.#peak = this.#live;
   }
 
-  #find(needed: number): Block | undefined {
-    const first = binOf(needed);
-    for (let bin = first; bin < this.#bins.length; bin++) {
-      const blocks = this.#bins[bin];
-      if (!blocks || blocks.size === 0) continue;
-      let best: Block | undefined;
-      for (const block of blocks) {
-        if (block.bytes < needed || (best && best.bytes <= block.bytes)) continue;
-        best = block;
-        if (block.bytes === needed) break;
-      }
-      if (best) return best;
-    }
-    return undefined;
-  }
-
-  #setFree(block: Block): void {
-    block.free = true;
-    (this.#bins[binOf(block.bytes)] ??= new Set()).add(block);
-  }
-
-  /** Joins `right` to its left neighbour; a free `left` leaves its bin first. */
-  #absorb(left: Block, right: Block, leftIsFree = false): void {
-    if (leftIsFree) this.#bins[binOf(left.bytes)]!.delete(left);
-    if (right.free) this.#bins[binOf(right.bytes)]!.delete(right);
+  /** Joins `right` to its left neighbour, which is in no bin. */
+  #absorb(left: Block, right: Block): void {
+    if (right.free) this.#free.remove(right);
     left.bytes += right.bytes;
     left.next = right.next;
     if (right.next) right.next.previous = left;
@@ -147,18 +119,12 @@ export class LinearMemory {
   }
 
   #split(block: Block, bytes: number): void {
-    const rest: Block = {
-      address: block.address + bytes,
-      bytes: block.bytes - bytes,
-      free: true,
-      previous: block,
-      next: block.next,
-    };
+    const rest = blockAt(block.address + bytes, block.bytes - bytes, block, block.next);
     if (block.next) block.next.previous = rest;
     block.next = rest;
     block.bytes = bytes;
     if (this.#last === block) this.#last = rest;
-    this.#setFree(rest);
+    this.#free.add(rest);
   }
 
   #grow(needed: number): Block {
@@ -171,23 +137,18 @@ export class LinearMemory {
           `Dispose tensors, use shorter batches or checkpoint(); ${this.#wide ? 'the store ends at 16' : 'work memory ends at 4'} GiB.`,
       );
     }
-    const added: Block = {
-      address: this.#capacity,
-      bytes: growth,
-      free: false,
-      previous: this.#last,
-      next: undefined,
-    };
-    this.#capacity += growth;
-    this.#last.next = added;
     const before = this.#last;
+    const added = blockAt(this.#capacity, growth, before, undefined);
+    this.#capacity += growth;
+    before.next = added;
     this.#last = added;
     if (!before.free) {
-      this.#setFree(added);
+      this.#free.add(added);
       return added;
     }
-    this.#absorb(before, added, true);
-    this.#setFree(before);
+    this.#free.remove(before);
+    this.#absorb(before, added);
+    this.#free.add(before);
     return before;
   }
 
