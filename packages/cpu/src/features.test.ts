@@ -13,7 +13,7 @@ test('LORIKEET_CPU is a list of switches and a thread count; anything else is na
   expect(parseSwitches('')).toEqual({ switches: new Set(), threads: undefined });
   expect(parseSwitches('norevec, threads=3')).toEqual({ switches: new Set(['norevec']), threads: 3 });
   expect(() => parseSwitches('norevec,thread=3')).toThrow(
-    'LORIKEET_CPU: must list norevec, norelaxed, nomem64 or threads=N: got thread=3.',
+    'LORIKEET_CPU: must list revec, norevec, norelaxed, nomem64 or threads=N: got thread=3.',
   );
   expect(() => parseSwitches('threads=0')).toThrow('got threads=0');
 });
@@ -21,6 +21,18 @@ test('LORIKEET_CPU is a list of switches and a thread count; anything else is na
 test('options out of range are refused', async () => {
   await expect(cpu({ threads: 0 })).rejects.toThrow('threads must be an integer in 1 .. 256: got 0');
   await expect(cpu({ memoryLimitBytes: 1000 })).rejects.toThrow('memoryLimitBytes must be in');
+});
+
+test('revec turns revectorization on where the caller did not ask, and norevec wins', async () => {
+  for (const [list, on] of [
+    ['', false],
+    ['revec', process.arch === 'x64'],
+    ['revec,norevec', false],
+  ] as const) {
+    process.env.LORIKEET_CPU = list;
+    await using backend = await cpu({ threads: 1 });
+    expect(backend.describe().revectorize, list).toBe(on);
+  }
 });
 
 test('the plainest variant computes the same integers and says what it is', async () => {

@@ -32,9 +32,9 @@ export interface Chosen {
   readonly storeFromBytes: number;
 }
 
-const switchNames = ['norevec', 'norelaxed', 'nomem64'] as const;
+const switchNames = ['revec', 'norevec', 'norelaxed', 'nomem64'] as const;
 
-/** Parses LORIKEET_CPU: a comma-separated list of norevec, norelaxed, nomem64 and threads=N. */
+/** Parses LORIKEET_CPU: a comma-separated list of revec or norevec, norelaxed, nomem64 and threads=N. */
 export function parseSwitches(text: string): { switches: Set<string>; threads: number | undefined } {
   const switches = new Set<string>();
   let threads: number | undefined;
@@ -96,11 +96,12 @@ export function choose(options: CpuOptions): Chosen {
   if (limit !== undefined && !(limit >= 2 ** 23 && limit <= 2 ** 32))
     throw new RangeError(`cpu: memoryLimitBytes must be in ${2 ** 23} .. ${2 ** 32}: got ${limit}.`);
   const shared = canShare();
+  const wantsPairs = options.revectorize === 'auto' || switches.has('revec');
   return {
     threads: shared ? threads : 1,
     shared,
     relaxed: !switches.has('norelaxed') && hasRelaxedSimd(),
-    revectorize: options.revectorize === 'auto' && !switches.has('norevec') && revectorizeOn(),
+    revectorize: wantsPairs && !switches.has('norevec') && revectorizeOn(),
     memoryLimitBytes: limit,
     store: shared && !switches.has('nomem64') && hasStore(),
     storeFromBytes: options.storeFromBytes ?? 2 ** 20,
