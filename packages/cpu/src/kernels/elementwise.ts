@@ -9,7 +9,7 @@ import { bytesPerElement, type Features, loadLanes, type StorageType, storeLanes
 import { type VectorMath, vectorMath } from './math.ts';
 import { uniformLanes } from './threefry.ts';
 
-/** Elements a turn of the loop computes: two vectors, which V8 pairs. */
+/** Rows are counted as multiples of so many elements when work is cut into chunks. */
 export const elementsPerTurn = 8;
 
 /** What a kernel is compiled for. */
@@ -66,63 +66,123 @@ export function elementwiseModule(memory: MemoryShape, features: Features, kind:
     const start = f.int(i32.mul(i32.remU(chunk, blocks), block));
     const end = f.int(i32.min(inner, i32.add(start, block)));
     const lower = new Lowering(f, features, kind, args, parameterBase);
-    const all = [...kind.inputs, ...kind.outputs];
+    const vectors = vectorsPerTurn(kind.program);
     f.while(row, rowEnd, 1, () => {
       const outer = f.int(i32.divU(row, size2));
       const [i2, i1, i0] = [f.int(i32.remU(row, size2)), f.int(i32.remU(outer, size1)), f.int(i32.divU(outer, size1))];
-      const pointers = all.map((dtype, i) => {
+      const place = (i: number): Local<'i32'> => {
         const at = elementwiseWord.operands + i * operandWords;
         const stride = (axis: number, index: I32) => i32.mul(index, argument(args, at + 1 + axis));
         const offset = i32.add(i32.add(stride(0, i0), stride(1, i1)), stride(2, i2));
-        const along = kind.repeats[i] ? 0 : i32.mul(start, bytesPerElement[dtype]);
+        const along = kind.repeats[i] ? 0 : i32.mul(start, bytesPerElement[dtypeOf(kind, i)]);
         return f.int(i32.add(i32.add(argument(args, at), offset), along));
+      };
+      const inputs = kind.inputs.map((dtype, i): Source => {
+        const pointer = place(i);
+        if (!kind.repeats[i]) return { pointer, dtype };
+        return { repeated: f.vector(loadLanes(f, dtype, pointer, { offset: 0, repeat: true, integer: kind.integer })) };
       });
-      const index = f.int(i32.add(i32.mul(row, inner), start));
-      const position = f.int(start);
-      f.while(position, end, elementsPerTurn, () => {
-        turn(f, kind, lower, pointers, index, i32.sub(end, position), scratch);
-        for (const [i, pointer] of pointers.entries())
-          if (!kind.repeats[i]) f.increase(pointer, elementsPerTurn * bytesPerElement[all[i]!]);
-        f.increase(index, elementsPerTurn);
+      const outputs = kind.outputs.map((dtype, o) => ({ pointer: place(kind.inputs.length + o), dtype }));
+      const index = usesIndex(kind.program) ? f.int(i32.add(i32.mul(row, inner), start)) : undefined;
+      alongRow({ f, start, end, scratch, elements: vectors * 4, outputs }, () => {
+        turn(f, kind, lower, inputs, outputs, index, vectors);
+        const elements = vectors * 4;
+        for (const place of [...inputs, ...outputs])
+          if ('pointer' in place) f.increase(place.pointer, elements * bytesPerElement[place.dtype]);
+        if (index) f.increase(index, elements);
       });
     });
   });
   return m;
 }
 
-/** Eight elements: all loads, then arithmetic, then stores. A short last turn goes through scratch. */
+/** An operand along the innermost axis: a walking pointer, or one element in all lanes. */
+type Place = { readonly pointer: Local<'i32'>; readonly dtype: StorageType };
+type Source = Place | { readonly repeated: Local<'v128'> };
+
+const dtypeOf = ({ inputs, outputs }: ElementwiseClass, i: number): StorageType =>
+  inputs[i] ?? outputs[i - inputs.length]!;
+
+const usesIndex = (program: ElementwiseProgram) => nodesOf(program.outputs).some(({ node }) => node.kind === 'uniform');
+
+/** Nodes that are a polynomial or more. */
+const isLong = ({ node }: Scalar) =>
+  node.kind === 'uniform' ||
+  (node.kind === 'unary' && longUnary.has(node.op)) ||
+  (node.kind === 'binary' && node.op === 'pow');
+const longUnary: ReadonlySet<string> = new Set(['exp', 'log', 'sin', 'cos', 'tanh', 'sigmoid', 'erf']);
+
+/** Short programs share a turn's bookkeeping between four vectors; long ones hide it, and would run out of registers. */
+function vectorsPerTurn({ outputs }: ElementwiseProgram): 2 | 4 {
+  const nodes = nodesOf(outputs);
+  return nodes.length > 12 || nodes.some(isLong) ? 2 : 4;
+}
+
+interface Row {
+  readonly f: FunctionBuilder;
+  readonly start: I32;
+  readonly end: I32;
+  readonly scratch: I32;
+  readonly elements: number;
+  readonly outputs: readonly Place[];
+}
+
+/**
+ * Runs `body` for each turn of `elements`. A short last turn reads past the row, which memory allows, and writes to
+ * scratch, from where its elements are copied. It goes through the same loop, so that full turns have no branch for it.
+ */
+function alongRow({ f, start, end, scratch, elements, outputs }: Row, body: () => void): void {
+  const position = f.int(start);
+  const count = f.int(i32.and(i32.sub(end, start), elements - 1));
+  const stop = f.int(i32.sub(end, count));
+  const targets = outputs.map(({ pointer }) => f.int(pointer));
+  f.loop((again) => {
+    f.while(position, stop, elements, body);
+    f.if(i32.ltS(position, end), () => {
+      f.increase(stop, elements);
+      for (const [o, { pointer }] of outputs.entries()) {
+        f.set(targets[o]!, pointer);
+        f.set(pointer, i32.add(scratch, o * elements * 4));
+      }
+      f.branch(again);
+    });
+  });
+  f.if(count, () => {
+    for (const [o, { dtype }] of outputs.entries())
+      f.copy(targets[o]!, i32.add(scratch, o * elements * 4), i32.mul(count, bytesPerElement[dtype]));
+  });
+}
+
+/** A few adjacent vectors: all loads, then arithmetic, then stores. */
 function turn(
   f: FunctionBuilder,
   kind: ElementwiseClass,
   lower: Lowering,
-  pointers: readonly Local<'i32'>[],
-  index: I32,
-  left: I32,
-  scratch: I32,
+  inputs: readonly Source[],
+  outputs: readonly Place[],
+  index: I32 | undefined,
+  vectors: number,
 ): void {
-  const count = f.int(left);
-  const short = f.int(i32.ltS(count, elementsPerTurn));
-  const halves = [0, 1];
-  const loaded = kind.inputs.map((dtype, i) =>
-    halves.map((half) => {
-      const offset = kind.repeats[i] ? 0 : half * 4 * bytesPerElement[dtype];
-      return f.vector(loadLanes(f, dtype, pointers[i]!, { offset, repeat: kind.repeats[i]!, integer: kind.integer }));
+  const parts = Array.from({ length: vectors }, (_, part) => part);
+  const { integer } = kind;
+  const loaded = inputs.map((source) =>
+    parts.map((part) => {
+      if ('repeated' in source) return source.repeated;
+      const offset = part * 4 * bytesPerElement[source.dtype];
+      return f.vector(loadLanes(f, source.dtype, source.pointer, { offset, repeat: false, integer }));
     }),
   );
-  const results = halves.map((half) =>
+  const results = parts.map((part) =>
     lower.compute(
-      loaded.map((lanes) => lanes[half]!),
+      loaded.map((lanes) => lanes[part]!),
       index,
-      half,
+      part,
     ),
   );
-  for (const [o, dtype] of kind.outputs.entries()) {
-    const target = pointers[kind.inputs.length + o]!;
-    const to = f.int(i32.select(short, scratch, target));
-    const values = results.map((outputs) => f.vector(outputs[o]!));
-    for (const half of halves)
-      storeLanes(f, dtype, to, values[half]!, { offset: half * 4 * bytesPerElement[dtype], integer: kind.integer });
-    f.if(short, () => f.copy(target, scratch, i32.mul(count, bytesPerElement[dtype])));
+  for (const [o, { pointer, dtype }] of outputs.entries()) {
+    const values = results.map((all) => f.vector(all[o]!));
+    for (const part of parts)
+      storeLanes(f, dtype, pointer, values[part]!, { offset: part * 4 * bytesPerElement[dtype], integer });
   }
 }
 
@@ -149,11 +209,11 @@ class Lowering {
   }
 
   /** The outputs for four elements; `index` is the linear output index of the turn's first one. */
-  compute(inputs: readonly V128[], index: I32, half: number): V128[] {
+  compute(inputs: readonly V128[], index: I32 | undefined, part: number): V128[] {
     const { program, integer } = this.#kind;
     const values = new Map<Scalar, V128>();
     for (const scalar of nodesOf(program.outputs)) {
-      const value = integer ? this.#integer(scalar, inputs, values) : this.#float(scalar, inputs, values, index, half);
+      const value = integer ? this.#integer(scalar, inputs, values) : this.#float(scalar, inputs, values, index, part);
       values.set(scalar, this.#f.vector(value));
     }
     return program.outputs.map((output) => values.get(output)!);
@@ -167,7 +227,13 @@ class Lowering {
     return this.#f.hoist(v128.load32Splat(this.#args, (this.#parameterBase + this.#kind.program.parameters + i) * 4));
   }
 
-  #float({ node }: Scalar, inputs: readonly V128[], values: Map<Scalar, V128>, index: I32, half: number): V128 {
+  #float(
+    { node }: Scalar,
+    inputs: readonly V128[],
+    values: Map<Scalar, V128>,
+    index: I32 | undefined,
+    part: number,
+  ): V128 {
     const f = this.#f;
     const m = this.#math;
     const of = (s: Scalar) => values.get(s)!;
@@ -179,8 +245,8 @@ class Lowering {
       case 'parameter':
         return this.#floatParameter(node.index);
       case 'uniform': {
-        const lanes = f.hoist(i32x4.lanesConst(half * 4, half * 4 + 1, half * 4 + 2, half * 4 + 3));
-        const counter = f.vector(i32x4.add(i32x4.splat(index), lanes));
+        const lanes = f.hoist(i32x4.lanesConst(part * 4, part * 4 + 1, part * 4 + 2, part * 4 + 3));
+        const counter = f.vector(i32x4.add(i32x4.splat(index!), lanes));
         return uniformLanes(f, this.#integerParameter(node.k0), this.#integerParameter(node.k1), counter);
       }
       case 'unary':

@@ -13,6 +13,8 @@ export interface VectorMath {
   readonly constant: (value: number) => V128;
   readonly bits: (value: number) => V128;
   exp(x: V128): V128;
+  /** exp(x) for x <= 60 at two thirds of the price. */
+  expBelow60(x: V128): V128;
   log(x: V128): V128;
   sin(x: V128): V128;
   cos(x: V128): V128;
@@ -33,30 +35,44 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
     coefficients.slice(1).reduce<V128>((sum, c) => madd(sum, x, constant(c)), constant(coefficients[0]!));
   const chooseSign = (magnitude: V128, from: V128) => v128.or(magnitude, v128.and(from, bits(0x80000000)));
 
+  // Adding 1.5 x 2^23 rounds to an integer, found in the low bits too: V8 pairs additions, but not f32x4.nearest.
+  const rounder = 12582912;
+
+  /** x = n log 2 + r; `word` = n + `bias` in its low bits, so that `word << 23` is a power of two. |r| <= log(2) / 2. */
+  const reduced = (x: V128, bias: number) => {
+    const word = keep(madd(x, constant(Math.LOG2E), constant(rounder + bias)));
+    const n = keep(f32x4.sub(word, constant(rounder + bias)));
+    const r = keep(madd(n, constant(2.1219444e-4), madd(n, constant(-0.693359375), x)));
+    return { word, n, r };
+  };
+
+  /** exp on |r| <= log(2) / 2: (exp(r) - 1 - r) / r^2 has its relative error of exp(r) spread evenly, 0.05 ulp. */
+  const expTail = [1.38143206e-3, 8.36885069e-3, 4.16684002e-2, 1.66665196e-1, 4.9999994e-1];
+  const expNear = (r: V128) => polynomial(r, [...expTail, 1, 1]);
+
   const exp = (input: V128): V128 => {
-    // Outside, the result is 0 or infinity anyway; min and max keep NaN.
-    const x = keep(f32x4.max(f32x4.min(input, constant(89)), constant(-104)));
-    // Adding 1.5 x 2^23 rounds to an integer, found in the low bits too: V8 pairs additions, but not f32x4.nearest.
-    const rounder = constant(12582912);
-    const rounded = keep(f32x4.add(f32x4.mul(x, constant(Math.LOG2E)), rounder));
-    const n = keep(f32x4.sub(rounded, rounder));
-    const r = madd(n, constant(2.1219444e-4), madd(n, constant(-0.693359375), x));
-    return scaledExp(r, i32x4.sub(rounded, rounder));
+    // pmin and pmax are one instruction each, and give NaN where x is. From 89 on the result is infinite; at the lower end
+    // both factors below are 0, so that -infinity, a mask's usual value, costs no slow subnormal product.
+    const x = keep(f32x4.pmax(f32x4.pmin(input, constant(89)), constant(-254 * Math.LN2)));
+    const { word, n, r } = reduced(x, 2 * 127);
+    // Two factors, because 2^n alone leaves the range at both ends.
+    const first = keep(i32x4.shl(madd(n, constant(0.5), constant(rounder + 127)), 23));
+    const second = i32x4.sub(i32x4.shl(word, 23), first);
+    return f32x4.mul(f32x4.mul(expNear(r), first), second);
+  };
+
+  /** exp(x) for x <= 60, cheaper: the exponent is moved up by 40 and back, which rounds once where the result is subnormal. */
+  const expBelow60 = (input: V128): V128 => {
+    const { word, r } = reduced(keep(f32x4.pmax(input, constant(-167 * Math.LN2))), 127 + 40);
+    return f32x4.mul(f32x4.mul(expNear(r), i32x4.shl(word, 23)), constant(2 ** -40));
   };
 
   /** 2^whole exp(remainder) for |remainder| <= log(2) / 2. */
   const scaledExp = (remainder: V128, exponent: V128): V128 => {
-    const r = keep(remainder);
-    const tail = polynomial(
-      r,
-      [1.98756915e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1],
-    );
-    const value = keep(f32x4.add(madd(f32x4.mul(r, r), tail, r), constant(1)));
-    // Two factors, because 2^n alone leaves the range at both ends.
     const whole = keep(exponent);
     const half = keep(i32x4.shrS(whole, 1));
     const power = (n: V128) => i32x4.shl(i32x4.add(n, bits(127)), 23);
-    return f32x4.mul(f32x4.mul(value, power(half)), power(i32x4.sub(whole, half)));
+    return f32x4.mul(f32x4.mul(expNear(keep(remainder)), power(half)), power(i32x4.sub(whole, half)));
   };
 
   /** x = m 2^exponent with m in [sqrt(1/2), sqrt(2)); `special` takes the place of log(x) where x is not in (0, infinity). */
@@ -153,16 +169,15 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
       [-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1],
     );
     const near = keep(madd(f32x4.mul(z, x), tail, x));
-    const grown = exp(f32x4.add(magnitude, magnitude));
+    const { word, r } = reduced(keep(f32x4.pmin(f32x4.add(magnitude, magnitude), constant(20))), 127);
+    const grown = f32x4.mul(expNear(r), i32x4.shl(word, 23));
     const far = f32x4.sub(constant(1), f32x4.div(constant(2), f32x4.add(grown, constant(1))));
     return v128.bitSelect(f32x4.lt(magnitude, constant(0.625)), near, chooseSign(far, x));
   };
 
   const sigmoid = (input: V128): V128 => {
-    const x = keep(input);
-    const e = keep(exp(f32x4.neg(f32x4.abs(x))));
-    const top = v128.bitSelect(f32x4.lt(x, constant(0)), e, constant(1));
-    return f32x4.div(top, f32x4.add(e, constant(1)));
+    const e = keep(expBelow60(f32x4.pmin(input, constant(60))));
+    return f32x4.div(e, f32x4.add(e, constant(1)));
   };
 
   const erf = (input: V128): V128 => {
@@ -172,7 +187,7 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
     const first = madd(constant(-1.7285347e-5), t, constant(3.83197126e-4));
     const second = madd(constant(-3.88396438e-3), t, constant(2.42546219e-2));
     const exponent = keep(polynomialFrom(madd(first, s, second), t, [-1.06777877e-1, -6.34846687e-1, -1.28717512e-1]));
-    const far = f32x4.sub(constant(1), exp(madd(exponent, t, f32x4.neg(t))));
+    const far = f32x4.sub(constant(1), expBelow60(madd(exponent, t, f32x4.neg(t))));
     const near = madd(
       polynomial(s, [-5.96761703e-4, 4.99119423e-3, -2.67681349e-2, 1.12819925e-1, -3.76125336e-1, 1.28379166e-1]),
       x,
@@ -210,6 +225,7 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
     constant,
     bits,
     exp,
+    expBelow60,
     log,
     tanh,
     sigmoid,
