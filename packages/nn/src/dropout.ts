@@ -11,8 +11,11 @@ export class Dropout extends Module {
     if (!(p >= 0 && p < 1)) throw new RangeError(`Dropout: p must be in [0, 1): got ${p}.`);
     this.p = p;
   }
+  get drawsPerRow(): boolean {
+    return this.training && this.p > 0;
+  }
   /** In eval mode, or with p = 0, another handle of x. */
   forward(x: Tensor): Tensor {
-    return this.training && this.p > 0 ? x.dropout(this.p, nextKey(this.path)) : x.alias();
+    return this.drawsPerRow ? x.dropout(this.p, nextKey(this.path)) : x.alias();
   }
 }

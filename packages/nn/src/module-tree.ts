@@ -17,6 +17,11 @@ export interface ModuleLike {
   path?: string;
   /** Whether dropout is active; set by setTraining. */
   training?: boolean;
+  /**
+   * Whether forward, as the module stands, draws random numbers for each row of its input (dropout in training): equal rows
+   * then give different results, and none may stand for another.
+   */
+  readonly drawsPerRow?: boolean;
   /** Frees every tensor below it. */
   dispose?(): void;
 }

@@ -42,7 +42,60 @@ export function countTrainedTokens(batch: LossBatch): number {
 export function causalLoss(hidden: Tensor, lmHead: LinearLike, batch: LossBatch, options: LossOptions): Tensor {
   if (batch.labels.length !== hidden.shape[0])
     throw new ShapeError(`Phi3.loss: labels must be one an id: got ${batch.labels.length} for ${hidden.shape[0]} ids.`);
+  return headLoss(hidden, lmHead, shiftLabels(batch), options);
+}
+
+/**
+ * causalLoss where tokens of the batch share rows of hidden [c, d]: token i has row rows[i]. A row that several tokens have
+ * and from which they predict the same is computed once, with their number as its weight.
+ */
+export function sharedCausalLoss(
+  hidden: Tensor,
+  rows: Int32Array,
+  lmHead: LinearLike,
+  { batch, options }: { readonly batch: LossBatch; readonly options: LossOptions },
+): Tensor {
+  if (batch.labels.length !== rows.length)
+    throw new ShapeError(`Phi3.loss: labels must be one an id: got ${batch.labels.length} for ${rows.length} ids.`);
   const labels = shiftLabels(batch);
+  const counted = labels.reduce((sum, label) => sum + (label === ignoreIndex ? 0 : 1), 0);
+  const normalizer = options.normalizer ?? Math.max(1, counted);
+  const none = new Int32Array(hidden.shape[0]!).fill(ignoreIndex);
+  if (counted === 0) return headLoss(hidden, lmHead, none, { ...options, normalizer });
+  const losses = [...predictionsByWeight(rows, labels)].map(([weight, { from, to }]) => {
+    const picked = hidden.indexSelect(tensor(from, { backend: hidden.backend, dtype: 'i32' }), 0);
+    return headLoss(picked, lmHead, to, { ...options, normalizer: normalizer / weight });
+  });
+  return losses.reduce((sum, loss) => sum.add(loss));
+}
+
+/** Rows and the labels to be predicted from them, each pair once, by how often it occurs. */
+function predictionsByWeight(rows: Int32Array, labels: Int32Array): Map<number, { from: number[]; to: number[] }> {
+  const pairs = new Map<string, { row: number; label: number; count: number }>();
+  labels.forEach((label, i) => {
+    if (label === ignoreIndex) return;
+    const key = `${rows[i]} ${label}`;
+    const known = pairs.get(key);
+    if (known) known.count++;
+    else pairs.set(key, { row: rows[i]!, label, count: 1 });
+  });
+  const byWeight = new Map<number, { from: number[]; to: number[] }>();
+  for (const { row, label, count } of pairs.values()) {
+    if (!byWeight.has(count)) byWeight.set(count, { from: [], to: [] });
+    const { from, to } = byWeight.get(count)!;
+    from.push(row);
+    to.push(label);
+  }
+  return byWeight;
+}
+
+/** Cross-entropy of lm_head(hidden) [t, v] against labels [t]. */
+function headLoss(
+  hidden: Tensor,
+  lmHead: LinearLike,
+  labels: Int32Array | readonly number[],
+  options: LossOptions,
+): Tensor {
   const weight = plainWeightOf(lmHead);
   const given = options.normalizer === undefined ? {} : { normalizer: options.normalizer };
   const { labelSmoothing = 0 } = options;
@@ -51,7 +104,12 @@ export function causalLoss(hidden: Tensor, lmHead: LinearLike, batch: LossBatch,
 }
 
 /** The same for a head that is more than a matrix (adapted, quantized): each chunk's logits are made again in the backward. */
-function chunkedLoss(hidden: Tensor, lmHead: LinearLike, labels: Int32Array, options: LossOptions): Tensor {
+function chunkedLoss(
+  hidden: Tensor,
+  lmHead: LinearLike,
+  labels: Int32Array | readonly number[],
+  options: LossOptions,
+): Tensor {
   const chunkRows = 256;
   const { backend } = hidden;
   const rows = [...labels.keys()].filter((i) => labels[i] !== ignoreIndex);

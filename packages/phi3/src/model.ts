@@ -1,28 +1,22 @@
 /** Phi-3 as transformers' modeling_phi3.py has it (4.57 and 5); properties carry the checkpoint's spelling. */
 import { Dropout, type Embedding, type LinearLike, Module, type RMSNorm } from '@lorikeet/nn';
-import { checkpointIn, ShapeError, scope, type Tensor } from '@lorikeet/tensor';
+import { checkpointIn, scope, type Tensor, tensor } from '@lorikeet/tensor';
 import type { Phi3Config } from './config.ts';
 import type { AttentionCache } from './key-value-cache.ts';
-import { causalLoss, type LossBatch, type LossOptions } from './loss.ts';
+import { causalLoss, type LossBatch, type LossOptions, sharedCausalLoss } from './loss.ts';
 import { addNeftuneNoise } from './neftune.ts';
 import { RopeTable } from './rope-table.ts';
-
-/** A padding-free batch: the tokens of all sequences one after another. */
-export interface TokenBatch {
-  /** [t] */
-  readonly ids: Int32Array | readonly number[];
-  /** Tokens of each sequence; they sum to t. */
-  readonly lengths: readonly number[];
-  /** [t], place of each token in its sequence. Default: 0, 1, ... in each. */
-  readonly positions?: Int32Array;
-  /** Tokens of the row in which transformers would lay the batch out, for NEFTune. Default: the longest sequence. */
-  readonly rowTokens?: number;
-}
+import { type SharedPrefixes, sharePrefixes } from './shared-prefix.ts';
+import { type PlacedTokens, positionsOf, type TokenBatch } from './token-batch.ts';
 
 /** What all layers of one forward share. */
 interface LayerContext {
   readonly lengths: readonly number[];
   readonly cache: AttentionCache | null;
+  /** Keys of each sequence, where sequences continue others of the batch. */
+  readonly keyLengths?: readonly number[] | undefined;
+  /** [s] i32, their rows. */
+  readonly keyRows?: Tensor | undefined;
 }
 
 /** Grouped-query attention with rotary embedding over the fused product qkv_proj [(h + 2 kv) e, d]; o_proj [d, h e]. */
@@ -41,14 +35,16 @@ export class Phi3Attention extends Module {
   }
 
   /** x [t, d] -> [t, d]. q, k and v are column blocks of the fused product, used in place. */
-  forward(x: Tensor, cos: Tensor, sin: Tensor, { lengths, cache }: LayerContext): Tensor {
+  forward(x: Tensor, cos: Tensor, sin: Tensor, context: LayerContext): Tensor {
+    const { lengths, cache, keyRows } = context;
     const { numAttentionHeads: h, numKeyValueHeads: kv, headDim: e, slidingWindow } = this.#config;
     const t = x.shape[0]!;
     const blocks = this.qkv_proj.forward(x).split([h * e, kv * e, kv * e]); // [t, (h + 2 kv) e]
     const q = blocks[0]!.reshape([t, h, e]).rope(cos, sin);
     const own = { k: blocks[1]!.reshape([t, kv, e]).rope(cos, sin), v: blocks[2]!.reshape([t, kv, e]) };
-    const { k, v } = cache ? cache.append(this.#layer, own.k, own.v) : own;
-    const keyLengths = cache?.keyLengths ?? lengths;
+    const seen = keyRows ? { k: own.k.indexSelect(keyRows, 0), v: own.v.indexSelect(keyRows, 0) } : own;
+    const { k, v } = cache ? cache.append(this.#layer, own.k, own.v) : seen;
+    const keyLengths = cache?.keyLengths ?? context.keyLengths ?? lengths;
     const out = q.attention(k, v, { lengths, keyLengths, slidingWindow, scale: e ** -0.5 });
     return this.o_proj.forward(out.reshape([t, h * e]));
   }
@@ -126,6 +122,9 @@ export class Phi3Model extends Module {
 /** How gradient checkpointing keeps the inputs of layers. */
 export type ActivationStorage = 'f32' | 'bf16';
 
+/** See Phi3ForCausalLM.sharePrefix. */
+export type PrefixSharing = 'auto' | boolean;
+
 /** A weight of a loaded checkpoint that holds NaN or infinities. */
 export interface NonFiniteWeight {
   readonly path: string;
@@ -146,6 +145,12 @@ export class Phi3ForCausalLM extends Module {
   activationStorage: ActivationStorage = 'f32';
   /** Training adds noise to the embeddings (NEFTune, transformers' neftune_noise_alpha): about 5 is usual. Default null: none. */
   neftuneNoiseAlpha: number | null = null;
+  /**
+   * Compute the tokens with which several sequences of a batch begin, such as a system prompt, once for all of them: same
+   * losses and gradients up to rounding. 'auto': where that saves enough and nothing is drawn for each token; true: the same,
+   * and what is drawn for each token is refused; false: never. Default 'auto'.
+   */
+  sharePrefix: PrefixSharing = 'auto';
   /** Tokens that end a generation: generation_config.json's eos_token_id, else config.json's. */
   stopTokenIds: readonly number[];
   /** Weights that were not finite when loaded; empty for a sound checkpoint. */
@@ -179,25 +184,67 @@ export class Phi3ForCausalLM extends Module {
    * @throws ShapeError when ids, lengths and positions do not fit each other; RangeError beyond max_position_embeddings
    */
   forward(batch: TokenBatch, cache: AttentionCache | null = null): Tensor {
-    const { ids, lengths } = batch;
-    const positions = checkedPositions(batch, this.config, cache?.heldLengths ?? []);
     return scope(() => {
-      const { cos, sin } = this.#rope.at(positions, lengths, this.backend);
-      cache?.begin(lengths, this.backend);
+      const { hidden, rows } = this.#hidden(batch, cache);
+      return rows ? hidden.indexSelect(tensor(rows, { backend: this.backend, dtype: 'i32' }), 0) : hidden;
+    });
+  }
+
+  /** Hidden states [c, d]; with `rows` [t], token i of the batch has row rows[i] of them, else c is t. */
+  #hidden(batch: TokenBatch, cache: AttentionCache | null): { hidden: Tensor; rows?: Int32Array } {
+    const { backend } = this;
+    const placed = this.#place(batch, cache?.heldLengths ?? []);
+    const shared = cache ? null : this.#share(placed);
+    const { ids, lengths, positions, long } = shared ?? placed;
+    return scope(() => {
+      const { cos, sin } = this.#rope.at(positions, long, backend);
+      cache?.begin(lengths, backend);
       const rows = this.model.embed_tokens.forward(ids);
       const embedded = rows.dtype === 'f64' ? rows : rows.cast('f32');
       let x = cache ? embedded : this.#withNoise(embedded, batch);
-      const context = { lengths, cache };
+      // Not closed over: a checkpoint keeps its inputs alive, and nothing else.
+      const keyRows = shared ? [tensor(shared.keyRows, { backend, dtype: 'i32' })] : [];
       const storage = this.activationStorage === 'bf16' ? 'bf16' : null;
       for (const layer of this.model.layers) {
-        const run = (h: Tensor, c: Tensor, s: Tensor): Tensor => layer.forward(h, c, s, context);
-        const next = this.gradientCheckpointing && !cache ? checkpointIn(storage, run, x, cos, sin) : run(x, cos, sin);
+        const run = (h: Tensor, c: Tensor, s: Tensor, k?: Tensor): Tensor =>
+          layer.forward(h, c, s, { lengths, cache, keyLengths: shared?.keyLengths, keyRows: k });
+        const inputs = [x, cos, sin, ...keyRows] as const;
+        const next = this.gradientCheckpointing && !cache ? checkpointIn(storage, run, ...inputs) : run(...inputs);
         x.dispose();
         x = next;
       }
       cache?.end();
-      return this.model.norm.forward(x);
+      return { hidden: this.model.norm.forward(x), ...(shared && { rows: shared.rows }) };
     });
+  }
+
+  #place(batch: TokenBatch, held: readonly number[]): PlacedTokens {
+    const { ids, lengths } = batch;
+    const positions = positionsOf(batch, this.config, held);
+    return { ids, lengths, positions, long: this.#rope.longTokens(positions, lengths) };
+  }
+
+  #share(tokens: PlacedTokens): SharedPrefixes | null {
+    if (this.sharePrefix === false) return null;
+    const obstacle = this.sharingObstacle();
+    if (obstacle === null) return sharePrefixes(tokens);
+    if (this.sharePrefix === 'auto') return null;
+    throw new RangeError(
+      `Phi3: sharePrefix must be 'auto' or false where random numbers are drawn for each token: got true, and ${obstacle}. Turn that off, or set sharePrefix to 'auto'.`,
+    );
+  }
+
+  /** What is drawn for each token as the model stands, so that tokens cannot be shared; null where nothing is. */
+  sharingObstacle(): string | null {
+    if (this.neftuneNoiseAlpha !== null && this.model.embed_tokens.training) return 'neftuneNoiseAlpha adds noise';
+    for (const [path, module] of this.namedModules()) if (module.drawsPerRow) return `${path} has dropout`;
+    return null;
+  }
+
+  /** Of a batch's tokens, how many are computed: fewer where they are shared. */
+  countComputedTokens(batch: TokenBatch): number {
+    const placed = this.#place(batch, []);
+    return (this.#share(placed) ?? placed).ids.length;
   }
 
   #withNoise(x: Tensor, { lengths, rowTokens = Math.max(...lengths) }: TokenBatch): Tensor {
@@ -225,7 +272,12 @@ export class Phi3ForCausalLM extends Module {
    * never exist.
    */
   loss(batch: TokenBatch & LossBatch, options: LossOptions = {}): Tensor {
-    return scope(() => causalLoss(this.forward(batch), this.lm_head, batch, options));
+    return scope(() => {
+      const { hidden, rows } = this.#hidden(batch, null);
+      return rows
+        ? sharedCausalLoss(hidden, rows, this.lm_head, { batch, options })
+        : causalLoss(hidden, this.lm_head, batch, options);
+    });
   }
 }
 
@@ -235,28 +287,4 @@ export interface LogitsOptions {
   readonly last?: boolean;
   /** Each sequence continues what the cache holds of it; inside noGrad only. Default null. */
   readonly cache?: AttentionCache | null;
-}
-
-/** Positions of a batch, with the batch's own checks. */
-function checkedPositions(batch: TokenBatch, config: Phi3Config, held: readonly number[]): Int32Array {
-  const { ids, lengths, positions } = batch;
-  const total = lengths.reduce((sum, n) => sum + n, 0);
-  if (total !== ids.length || ids.length === 0 || lengths.some((n) => !Number.isInteger(n) || n < 1))
-    throw new ShapeError(
-      `Phi3: lengths must be positive integers that sum to the number of ids: got [${lengths.slice(0, 8).join(', ')}${lengths.length > 8 ? ', ...' : ''}] for ${ids.length} ids.`,
-    );
-  if (held.length > 0 && held.length !== lengths.length)
-    throw new ShapeError(
-      `Phi3: a cache continues the sequences it holds: it holds ${held.length}, got ${lengths.length}.`,
-    );
-  if (positions && positions.length !== ids.length)
-    throw new ShapeError(`Phi3: positions must be one an id: got ${positions.length} for ${ids.length} ids.`);
-  const made =
-    positions ?? Int32Array.from(lengths.flatMap((n, i) => Array.from({ length: n }, (_, j) => (held[i] ?? 0) + j)));
-  const furthest = made.reduce((most, p) => Math.max(most, p), 0);
-  if (furthest >= config.maxPositionEmbeddings || made.some((p) => p < 0))
-    throw new RangeError(
-      `Phi3: sequences must have at most ${config.maxPositionEmbeddings} tokens (max_position_embeddings): got position ${furthest}. Shorten them.`,
-    );
-  return made;
 }

@@ -62,24 +62,30 @@ export class RopeTable {
   }
 
   /**
-   * cos and sin [t, rotaryDim / 2] of tokens at `positions`; each sequence of the batch chooses its factors by its own
-   * largest position, so that it is rotated as if it were alone.
+   * [t], 1 where a token is rotated by the long factors: each sequence of a batch chooses by its own largest position, so that
+   * it is rotated as if it were alone.
    */
-  at(positions: Int32Array, lengths: readonly number[], backend: Backend): { cos: Tensor; sin: Tensor } {
-    const { pairs } = this.#short;
-    const [cos, sin] = [new Float32Array(positions.length * pairs), new Float32Array(positions.length * pairs)];
+  longTokens(positions: Int32Array, lengths: readonly number[]): Uint8Array {
+    const long = new Uint8Array(positions.length);
     let start = 0;
     for (const length of lengths) {
-      const own = positions.subarray(start, start + length);
-      const reach = own.reduce((most, p) => Math.max(most, p), -1) + 1;
-      const rows = this.isLong(reach) ? this.#long! : this.#short;
-      rows.ensure(reach);
-      own.forEach((p, j) => {
-        cos.set(rows.cos.subarray(p * pairs, (p + 1) * pairs), (start + j) * pairs);
-        sin.set(rows.sin.subarray(p * pairs, (p + 1) * pairs), (start + j) * pairs);
-      });
+      const reach = positions.subarray(start, start + length).reduce((most, p) => Math.max(most, p), -1) + 1;
+      if (this.isLong(reach)) long.fill(1, start, start + length);
       start += length;
     }
+    return long;
+  }
+
+  /** cos and sin [t, rotaryDim / 2] of tokens at `positions`, by the factors that `long` [t] says. */
+  at(positions: Int32Array, long: Uint8Array, backend: Backend): { cos: Tensor; sin: Tensor } {
+    const { pairs } = this.#short;
+    const [cos, sin] = [new Float32Array(positions.length * pairs), new Float32Array(positions.length * pairs)];
+    positions.forEach((p, i) => {
+      const rows = long[i] ? this.#long! : this.#short;
+      rows.ensure(p + 1);
+      cos.set(rows.cos.subarray(p * pairs, (p + 1) * pairs), i * pairs);
+      sin.set(rows.sin.subarray(p * pairs, (p + 1) * pairs), i * pairs);
+    });
     const shape = [positions.length, pairs];
     return { cos: tensor(cos, { backend, shape }), sin: tensor(sin, { backend, shape }) };
   }

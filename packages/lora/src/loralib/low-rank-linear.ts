@@ -59,6 +59,9 @@ export abstract class LowRankLinear extends PlainLinear implements LoraLayer {
   get #active(): boolean {
     return this.r > 0 && this.enabled && !this.merged;
   }
+  get drawsPerRow(): boolean {
+    return this.#active && this.training && this.loraDropout > 0;
+  }
 
   override forward(x: Tensor, add?: Pair): Tensor {
     if (!this.#active) return super.forward(x, add);

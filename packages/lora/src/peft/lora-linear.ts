@@ -85,6 +85,9 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
   get #active(): boolean {
     return this.enabled && !this.merged;
   }
+  get drawsPerRow(): boolean {
+    return this.#active && this.training && this.loraDropout > 0;
+  }
 
   forward(x: Tensor, add?: Pair): Tensor {
     if (!this.#active) return this.#base.forward(x, add);
