@@ -7,7 +7,7 @@ export default defineConfig({
       'conformance/**/*.test.ts',
       'tools/**/*.test.ts',
       'examples/**/*.test.ts',
-      'benchmarks/*.test.ts',
+      'benchmarks/**/*.test.ts',
     ],
     exclude: ['**/node_modules/**', '**/dist/**', 'benchmarks/peers/**'],
     pool: 'forks',

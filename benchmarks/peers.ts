@@ -1,61 +1,64 @@
-/** Peers live in benchmarks/peers, outside the workspace: the first `pnpm bench` installs them, nothing else does. */
+/**
+ * Peers live in benchmarks/peers, a workspace of its own with a folder a library: `pnpm bench` installs one when it is first
+ * asked for, nothing else does.
+ */
 import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
+import type { OpenPeer, Peer } from './peer.ts';
+import { openProcessPeer } from './process-peer.ts';
 
-const folder = fileURLToPath(new URL('./peers', import.meta.url));
+const root = fileURLToPath(new URL('./peers', import.meta.url));
 
-export interface GpuJs {
-  readonly version: string;
-  /** a [m, k] times w [n, k] transposed, as a gpu.js kernel. */
-  product(
-    mode: 'cpu' | 'webasm',
-    m: number,
-    k: number,
-    n: number,
-  ): (a: Float32Array, w: Float32Array) => Float32Array[];
+/** A peer's folder below benchmarks/peers and the package there that names its version. */
+export interface PeerPackage {
+  readonly folder: string;
+  readonly name: string;
 }
 
-interface GpuModule {
-  GPU: new (options: {
-    mode: string;
-  }) => {
-    createKernel(fn: unknown, options: object): (a: unknown, w: unknown) => Float32Array[];
-  };
-  input(data: Float32Array, size: number[]): unknown;
-}
+const manifestOf = ({ folder, name }: PeerPackage): string => `${root}/${folder}/node_modules/${name}/package.json`;
 
-function install(): boolean {
-  if (existsSync(`${folder}/node_modules/gpu.js/package.json`)) return true;
-  console.log('installing benchmark peers (once) ...');
+/** Installs a peer where it is missing. False, with the reason printed, where that fails. */
+export function installPeer(peer: PeerPackage): boolean {
+  if (existsSync(manifestOf(peer))) return true;
+  console.log(`installing ${peer.name} for the bench (once) ...`);
   const pnpm = process.env.npm_execpath?.includes('pnpm') ? [process.env.npm_execpath] : ['npx', '-y', 'pnpm@12.21.0'];
-  const command = [...pnpm, 'install', '--ignore-scripts', '--frozen-lockfile', '--dir', folder];
-  const result = spawnSync(command[0]!, command.slice(1), { cwd: folder, stdio: ['ignore', 'ignore', 'inherit'] });
-  return result.status === 0;
+  const command = [...pnpm, 'install', '--ignore-scripts', '--frozen-lockfile', '--filter', `./${peer.folder}`];
+  const { status } = spawnSync(command[0]!, command.slice(1), { cwd: root, stdio: ['ignore', 'ignore', 'inherit'] });
+  if (status !== 0) console.log(`${peer.name} is left out: it could not be installed.`);
+  return status === 0;
 }
 
-/** gpu.js, or null with the reason printed. */
-export function loadGpuJs(): GpuJs | null {
-  if (!install()) {
-    console.log('gpu.js is left out: it could not be installed.');
-    return null;
-  }
-  const { GPU, input } = createRequire(`${folder}/package.json`)('gpu.js') as GpuModule;
-  const { version } = JSON.parse(readFileSync(`${folder}/node_modules/gpu.js/package.json`, 'utf8')) as {
-    version: string;
-  };
-  return {
-    version,
-    product(mode, m, k, n) {
-      // gpu.js reads this function's source text, so it is given as text: a bundler or type stripper may not touch it.
-      const source = `function (a, w) {
-        let sum = 0;
-        for (let i = 0; i < this.constants.k; i++) { sum += a[this.thread.y][i] * w[this.thread.x][i]; }
-        return sum;
-      }`;
-      const kernel = new GPU({ mode }).createKernel(source, { output: [n, m], constants: { k }, loopMaxIterations: k });
-      return (a, w) => kernel(input(a, [k, m]), input(w, [k, n]));
-    },
-  };
+/** `require` as the peer's folder sees it, and the version of its package. */
+export function loadPeer(peer: PeerPackage): { require: NodeJS.Require; version: string } {
+  const { version } = JSON.parse(readFileSync(manifestOf(peer), 'utf8')) as { version: string };
+  return { require: createRequire(`${root}/${peer.folder}/package.json`), version };
 }
+
+/** Opens variants of a peer, each in a plain Node of its own, which runs the adapter with the name and thread count as arguments. */
+export async function openNodePeers(
+  peer: PeerPackage,
+  adapter: string,
+  variants: readonly { readonly name: string; readonly threads: number }[],
+): Promise<Peer[]> {
+  if (!installPeer(peer)) return [];
+  const opened = variants.map(({ name, threads }) =>
+    openProcessPeer(name, [process.execPath, fileURLToPath(adapter), name, String(threads)]),
+  );
+  const settled = await Promise.allSettled(opened);
+  return settled.flatMap((result) => {
+    if (result.status === 'fulfilled') return [result.value];
+    console.log(`A variant of ${peer.name} is left out: ${result.reason}`);
+    return [];
+  });
+}
+
+/** The names of `--peers` and how each is opened. Adapters are loaded when asked for. */
+export const openers: Readonly<Record<string, () => Promise<{ readonly open: OpenPeer }>>> = {
+  tfjs: () => import('./adapters/tfjs.ts'),
+  'jax-js': () => import('./adapters/jax-js.ts'),
+  onnxruntime: () => import('./adapters/onnxruntime.ts'),
+  'gpu.js': () => import('./adapters/gpu-js.ts'),
+  pytorch: () => import('./adapters/pytorch.ts'),
+};
