@@ -1,6 +1,6 @@
 import { full } from './creation.ts';
 import { ShapeError } from './errors.ts';
-import { assertSync, openScope, track, untrack, untracked } from './scope.ts';
+import { assertSync, Owned, openScope, track, untrack, untracked } from './scope.ts';
 import { type Shape, sameShape, showShape } from './shape.ts';
 import { keptHandle, type Origin, type Tensor } from './tensor.ts';
 import { sumTo } from './unbroadcast.ts';
@@ -111,10 +111,12 @@ export class GradNode {
     };
     const context: GradientContext = { grads, saved, once, addLeaf };
     this.#always?.(context);
-    return this.#rules.map((rule, i) => {
-      const gradient = this.edges[i] ? rule?.(context) : null;
-      return gradient ? sumTo(gradient, this.#inputShapes[i]!, this.op) : null;
-    });
+    const results: (Tensor | null)[] = [];
+    for (let i = 0; i < this.#rules.length; i++) {
+      const gradient = this.edges[i] ? this.#rules[i]?.(context) : null;
+      results.push(gradient ? sumTo(gradient, this.#inputShapes[i]!, this.op) : null);
+    }
+    return results;
   }
 }
 
@@ -166,9 +168,10 @@ export const firstNewId = (): number => nextId;
 export const recorded = <T>(fn: () => T): T => withRecording('on', fn);
 
 /** The result of backward: a gradient for every trainable leaf that was reached. */
-export class Gradients {
+export class Gradients extends Owned {
   readonly #byLeaf: Map<Leaf, Tensor>;
   constructor(byLeaf: Map<Leaf, Tensor>) {
+    super();
     this.#byLeaf = byLeaf;
     track(this);
   }
@@ -206,7 +209,7 @@ export class Gradients {
     return this.#byLeaf.entries();
   }
   /** Frees every gradient. */
-  dispose(reason?: string): void {
+  override dispose(reason?: string): void {
     untrack(this);
     for (const t of this.#byLeaf.values()) t.dispose(reason);
   }
@@ -215,14 +218,18 @@ export class Gradients {
   }
 }
 
-const edgeOf = (t: Tensor): Edge => (t.origin ? t.origin : t.leaf ? { leaf: t.leaf } : null);
+const edgeOf = (t: Tensor): Edge => t.origin ?? (t.leaf ? { leaf: t.leaf } : null);
+
+const isTrainable = (t: Tensor | null): boolean => t?.requiresGrad === true;
 
 /** The edges of an op's inputs, or null if the op need not be recorded. */
 export function edgesFor(inputs: readonly (Tensor | null)[]): Edge[] | null {
-  if (recording === 'off' || !inputs.some((t) => t?.requiresGrad)) return null;
-  if (recording === 'on') return inputs.map((t) => (t ? edgeOf(t) : null));
+  if (recording === 'off' || !inputs.some(isTrainable)) return null;
+  const edges: Edge[] = [];
+  for (const t of inputs) edges.push(t ? edgeOf(t) : null);
+  if (recording === 'on') return edges;
   probed.trainable = true;
-  for (const t of inputs) if (t?.origin) probed.origins.add(t.origin);
+  for (const edge of edges) if (edge && 'node' in edge) probed.origins.add(edge);
   return null;
 }
 

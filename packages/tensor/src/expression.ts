@@ -171,27 +171,29 @@ export function childrenOf({ node }: Scalar): Scalar[] {
   }
 }
 
+/** The same operation over other operands, in the order of `childrenOf`. */
+export function withChildren(s: Scalar, children: readonly Scalar[]): Scalar {
+  const { node } = s;
+  const [a, b, c, d] = children;
+  switch (node.kind) {
+    case 'unary':
+      return new Scalar({ ...node, a: a! });
+    case 'binary':
+      return new Scalar({ ...node, a: a!, b: b! });
+    case 'select':
+      return new Scalar({ ...node, condition: new Condition(node.condition.op, a!, b!), a: c!, b: d! });
+    default:
+      return s;
+  }
+}
+
 /** The same expression with its leaves replaced. */
 export function substitute(root: Scalar, replace: (node: ScalarNode) => Scalar | undefined): Scalar {
   const done = new Map<Scalar, Scalar>();
   const visit = (s: Scalar): Scalar => {
     const known = done.get(s);
     if (known) return known;
-    const { node } = s;
-    let made = replace(node);
-    if (!made) {
-      if (node.kind === 'unary') made = new Scalar({ ...node, a: visit(node.a) });
-      else if (node.kind === 'binary') made = new Scalar({ ...node, a: visit(node.a), b: visit(node.b) });
-      else if (node.kind === 'select') {
-        const { op, a, b } = node.condition;
-        made = new Scalar({
-          ...node,
-          condition: new Condition(op, visit(a), visit(b)),
-          a: visit(node.a),
-          b: visit(node.b),
-        });
-      } else made = s;
-    }
+    const made = replace(s.node) ?? withChildren(s, childrenOf(s).map(visit));
     done.set(s, made);
     return made;
   };

@@ -96,29 +96,39 @@ export function backendOf(op: string, inputs: readonly (Tensor | null)[]): Backe
   return found;
 }
 
+/** A call without its operands. */
+export type CallBody = Omit<Call, 'inputs' | 'outputs'>;
+
 /** Allocates outputs (or takes the mutated inputs) and runs one kernel call. */
 export function launch(
   backend: Backend,
-  call: Omit<Call, 'inputs' | 'outputs'>,
+  { op, attributes, program, parameters }: CallBody,
   inputs: readonly (Tensor | null)[],
   specs: readonly Spec[],
   mutated?: readonly Tensor[],
 ): Tensor[] {
-  const { name } = call.op;
+  const { name } = op;
   const operands = operandsOf(name, inputs);
   const outputs = mutated
     ? mutated.map((t) => viewOf(t, t.shape, t.offset, t.rowStride))
     : allocateAll(backend, name, specs);
   try {
-    if (outputs.some((t) => t.size > 0))
-      backend.run({ ...call, inputs: operands, outputs: outputs.map((t) => t.operand(name)) });
+    const places = operandsOf(name, outputs) as Operand[];
+    if (outputs.some(hasElements))
+      backend.run(
+        program
+          ? { op, inputs: operands, outputs: places, attributes, program, parameters: parameters ?? [] }
+          : { op, inputs: operands, outputs: places, attributes },
+      );
   } catch (error) {
     for (const t of outputs) t.dispose();
     throw error;
   }
-  for (const t of mutated ?? []) t.storage(name).written(name);
+  if (mutated) for (const t of mutated) t.storage(name).written(name);
   return outputs;
 }
+
+const hasElements = (t: Tensor): boolean => t.size > 0;
 
 /** New tensors; if memory ends on the way, those already made are given back. */
 function allocateAll(backend: Backend, name: string, specs: readonly Spec[]): Tensor[] {
@@ -130,12 +140,7 @@ function allocateAll(backend: Backend, name: string, specs: readonly Spec[]): Te
   const made: Tensor[] = [];
   try {
     for (const spec of specs)
-      made.push(
-        new Tensor(new Storage(backend, sizeOf(spec.shape) * bytesPerElement[spec.dtype]), {
-          shape: spec.shape,
-          dtype: spec.dtype,
-        }),
-      );
+      made.push(new Tensor(new Storage(backend, sizeOf(spec.shape) * bytesPerElement[spec.dtype]), spec));
   } catch (error) {
     for (const t of made) t.dispose();
     throw error;
@@ -143,8 +148,11 @@ function allocateAll(backend: Backend, name: string, specs: readonly Spec[]): Te
   return made;
 }
 
-const operandsOf = (name: string, tensors: readonly (Tensor | null)[]): (Operand | null)[] =>
-  tensors.map((t) => (t ? t.operand(name) : null));
+function operandsOf(name: string, tensors: readonly (Tensor | null)[]): (Operand | null)[] {
+  const operands: (Operand | null)[] = [];
+  for (const t of tensors) operands.push(t ? t.operand(name) : null);
+  return operands;
+}
 
 /** Gives an op's outputs, handles that nobody else holds yet, their place in the graph. */
 export function record(parts: NodeParts, outputs: readonly Tensor[]): Tensor[] {

@@ -1,18 +1,47 @@
-/** Anything that a scope can own: tensors, gradients. */
-export interface Disposable {
-  dispose(reason?: string): void;
-}
-
-type Frame = Set<Disposable> | null;
+/** The things that a scope frees, each at its own place. */
+type Frame = Owned[];
 /** The innermost scope. Functions below put the one before back, so an exception leaves nothing behind. */
-let current: Frame = null;
+let current: Frame | null = null;
 
-/** Puts a new tensor into the innermost scope, if there is one. */
-export function track(item: Disposable): void {
-  current?.add(item);
+/** What a scope can own: tensors, gradients. It knows its place in its scope, so coming and going take no search. */
+export abstract class Owned {
+  #frame: Frame | null = null;
+  #place = 0;
+
+  abstract dispose(reason?: string): void;
+
+  /** Puts an item into a frame, out of the one where it was. */
+  static enter(item: Owned, frame: Frame): void {
+    Owned.leave(item);
+    item.#frame = frame;
+    item.#place = frame.length;
+    frame.push(item);
+  }
+  /** Takes an item out of its scope. */
+  static leave(item: Owned): void {
+    const frame = item.#frame;
+    if (frame === null) return;
+    const last = frame.pop()!;
+    if (last !== item) {
+      frame[item.#place] = last;
+      last.#place = item.#place;
+    }
+    item.#frame = null;
+  }
+  static isIn(item: Owned, frame: Frame): boolean {
+    return item.#frame === frame;
+  }
 }
 
-function within<T>(frame: Frame, fn: () => T): T {
+/** Puts an item into the innermost scope, if there is one. */
+export function track(item: Owned): void {
+  if (current !== null) Owned.enter(item, current);
+}
+
+/** Forgets an item that is freed earlier than its scope, so that long scopes do not grow. */
+export const untrack = Owned.leave;
+
+function within<T>(frame: Frame | null, fn: () => T): T {
   const before = current;
   current = frame;
   try {
@@ -31,7 +60,7 @@ const ended = 'freed at the end of its scope; return it from the scope to keep i
 function collect(value: unknown, into: Set<unknown>): void {
   if (value === null || typeof value !== 'object' || into.has(value)) return;
   into.add(value);
-  if (typeof (value as Partial<Disposable>).dispose === 'function') return;
+  if (typeof (value as Partial<Owned>).dispose === 'function') return;
   if (value instanceof Map) for (const item of value.values()) collect(item, into);
   else if (Array.isArray(value) || value instanceof Set) for (const item of value) collect(item, into);
   else if (isPlain(value)) for (const item of Object.values(value)) collect(item, into);
@@ -49,12 +78,24 @@ function assertSync(op: string, value: unknown): void {
     );
 }
 
-/** Frees what a frame holds, but for `kept`, which goes to the scope around. */
-function leave(frame: Set<Disposable>, kept: Set<unknown> | null): void {
-  for (const item of frame) {
-    if (kept?.has(item)) track(item);
+/** Frees what a frame holds, the newest first, but for what is kept: that goes to the scope around. */
+function close(frame: Frame, isKept: (item: Owned) => boolean): void {
+  for (let item = frame.at(-1); item; item = frame.at(-1)) {
+    Owned.leave(item);
+    if (isKept(item)) track(item);
     else item.dispose(ended);
   }
+}
+
+const none = (_: Owned): boolean => false;
+
+/** What `scope` keeps of its result. */
+function keptIn(result: unknown): (item: Owned) => boolean {
+  if (result instanceof Owned) return (item) => item === result;
+  if (result === null || typeof result !== 'object') return none;
+  const kept = new Set<unknown>();
+  collect(result, kept);
+  return (item) => kept.has(item);
 }
 
 /**
@@ -63,24 +104,24 @@ function leave(frame: Set<Disposable>, kept: Set<unknown> | null): void {
  * `fn` must be synchronous; across awaits use `openScope`.
  */
 export function scope<T>(fn: () => T): T {
-  const frame = new Set<Disposable>();
-  let kept: Set<unknown> | null = null;
+  const frame: Frame = [];
+  let isKept = none;
   const before = current;
   current = frame;
   try {
     const result = fn();
     assertSync('scope', result);
-    if (frame.size > 0) collect(result, (kept = new Set()));
+    if (frame.length > 0) isKept = keptIn(result);
     return result;
   } finally {
     current = before;
-    leave(frame, kept);
+    close(frame, isKept);
   }
 }
 
 /** A scope that lives across awaits: tensors made inside `run` are freed when it is disposed. */
 export class OpenScope {
-  readonly #frame = new Set<Disposable>();
+  readonly #frame: Frame = [];
   /** Runs a synchronous function whose tensors belong to this scope. */
   run<T>(fn: () => T): T {
     const before = current;
@@ -94,14 +135,13 @@ export class OpenScope {
     }
   }
   /** Takes a tensor out, so that it outlives this scope; false if it was not this scope's. */
-  keep(item: Disposable): boolean {
-    return this.#frame.delete(item);
+  keep(item: Owned): boolean {
+    if (!Owned.isIn(item, this.#frame)) return false;
+    Owned.leave(item);
+    return true;
   }
   dispose(): void {
-    for (const item of this.#frame) {
-      this.#frame.delete(item);
-      item.dispose(ended);
-    }
+    close(this.#frame, none);
   }
   [Symbol.dispose](): void {
     this.dispose();
@@ -110,10 +150,5 @@ export class OpenScope {
 
 /** `using s = openScope()`: see OpenScope. */
 export const openScope = (): OpenScope => new OpenScope();
-
-/** Forgets a tensor that frees itself earlier than its scope, so that long scopes do not grow. */
-export function untrack(item: Disposable): void {
-  current?.delete(item);
-}
 
 export { assertSync };

@@ -5,7 +5,7 @@ import { UseAfterFreeError } from './errors.ts';
 import { unwatch, watch } from './leaks.ts';
 import type { Storage } from './memory.ts';
 import type { TensorMethods } from './methods.ts';
-import { track, untrack } from './scope.ts';
+import { Owned, track, untrack } from './scope.ts';
 import { type Shape, showShape, sizeOf } from './shape.ts';
 
 /** How a tensor came to be: the node that made it and which of its outputs it is. */
@@ -29,7 +29,7 @@ export interface Tensor extends TensorMethods {}
  * end of the scope that made it; use after that is an error.
  */
 // biome-ignore lint/suspicious/noUnsafeDeclarationMerging: see above
-export class Tensor {
+export class Tensor extends Owned {
   readonly shape: Shape;
   readonly dtype: DType;
   /** First element inside the storage, in elements. */
@@ -44,9 +44,11 @@ export class Tensor {
   #freed: string | null = null;
   #leaf: Leaf | null = null;
   #origin: Origin | null = null;
+  #operand: Operand | null = null;
 
   /** For op implementations: takes over one reference of `storage`. Untracked tensors belong to no scope. */
   constructor(storage: Storage, layout: Layout, tracked = true) {
+    super();
     const { shape, dtype } = layout;
     const rows = shape.length === 0 ? 1 : shape[0]!;
     const row = sizeOf(shape, 1);
@@ -102,8 +104,12 @@ export class Tensor {
   }
   /** What a kernel sees. */
   operand(op: string): Operand {
-    const { shape, dtype, offset, rowStride } = this;
-    return { buffer: this.storage(op).buffer, dtype, shape, offset, rowStride };
+    const { buffer } = this.storage(op);
+    if (this.#operand === null) {
+      const { shape, dtype, offset, rowStride } = this;
+      this.#operand = { buffer, dtype, shape, offset, rowStride };
+    }
+    return this.#operand;
   }
   /** Another handle of the same storage with the same history. */
   alias(): Tensor {
@@ -126,7 +132,7 @@ export class Tensor {
     return new Tensor(this.storage('detach').retain(), this);
   }
 
-  dispose(reason = 'disposed; dispose it after its last use'): void {
+  override dispose(reason = 'disposed; dispose it after its last use'): void {
     if (this.#freed !== null) return;
     this.#freed = reason;
     untrack(this);
