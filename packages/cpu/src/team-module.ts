@@ -70,16 +70,17 @@ export function teamModule(memory: MemoryShape): Uint8Array<ArrayBuffer> {
 
   m.function('worker', ['i32'], [], (f) => {
     const scratch = f.intParam(0);
-    const [sequence, spins] = [f.int(), f.int()];
+    const [sequence, turns] = [f.int(), f.int()];
     f.loop((again) => {
       f.set(sequence, i32.atomicLoad(control.sequence));
       f.call(drain, scratch);
       f.if(i32.atomicLoad(control.stop), () => f.return());
-      f.set(spins, i32.atomicLoad(control.spins));
+      f.setInt(turns, 0);
       f.loop((spin) => {
         f.branchIf(again, i32.ne(i32.atomicLoad(control.sequence), sequence));
-        f.increase(spins, -1);
-        f.branchIf(spin, i32.gtS(spins, 0));
+        f.increase(turns, 1);
+        // Read at each turn: another team may take the cores meanwhile.
+        f.branchIf(spin, i32.ltS(turns, i32.atomicLoad(control.spins)));
       });
       f.drop(i32.atomicAdd(control.sleepers, 1));
       f.drop(i32.atomicWait(control.sequence, sequence, i64.const(-1n)));

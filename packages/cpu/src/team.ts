@@ -22,6 +22,12 @@ export interface Task {
   readonly slot: number;
 }
 
+/** The argument block of the next job, as integers and as floats. */
+interface ArgumentBlock {
+  readonly words: Uint32Array;
+  readonly floats: Float32Array;
+}
+
 interface WorkerHandle {
   readonly name: string;
   readonly ready: Promise<void>;
@@ -38,6 +44,9 @@ interface LoopExports {
 
 type Install = (count: number, scratch: number) => void;
 
+/** The team whose workers may spin; of several in one thread it is the last that worked. */
+let spinning: Team | undefined;
+
 const bytesOf = (text: Uint8Array) => new TextDecoder().decode(text.slice(0, text.indexOf(0)));
 
 export class Team {
@@ -50,11 +59,13 @@ export class Team {
   readonly #scratch: number;
   readonly #mayBlock: number;
   #workers: WorkerHandle[] = [];
+  /** Turns that a worker spins before it waits. */
+  #spins = 1;
   #slots = 0;
   #modules = 0;
   #failure: TeamError | undefined;
   #closing = false;
-  #block: Uint32Array | undefined;
+  #block: ArgumentBlock | undefined;
 
   private constructor(memory: LinearMemory, threads: number, store: LinearMemory | undefined) {
     this.memory = memory;
@@ -77,8 +88,8 @@ export class Team {
     const team = new Team(memory, memory.shape.shared ? threads : 1, store);
     if (team.threads === 1) return team;
     // More spinning threads than cores would keep each other from working.
-    const spins = threads > coreCount() ? 1 : spinsFor(spinMicroseconds);
-    new Int32Array(memory.memory.buffer)[control.spins / 4] = spins;
+    team.#spins = threads > coreCount() ? 1 : spinsFor(spinMicroseconds);
+    team.#spin(true);
     for (let number = 1; number < team.threads; number++) team.#workers.push(team.#startWorker(number));
     await Promise.all(team.#workers.map((worker) => worker.ready));
     return team;
@@ -109,17 +120,23 @@ export class Team {
    * addresses as they are, floats through `floatWord`. Throws TeamError where a worker died.
    */
   run(task: Task, words: readonly number[], chunks: number): void {
-    if (this.#failure) throw this.#failure;
-    if (this.#closing) throw new TeamError('cpu: the backend must be open: it was closed.');
-    if (chunks <= 0) return;
-    const block = this.#argumentBlock();
+    const block = this.argumentBlock.words;
     if (words.length > block.length)
       throw new RangeError(`cpu: an argument block must fit ${argumentBytes} bytes: got ${words.length * 4}.`);
     for (let i = 0; i < words.length; i++) block[i] = words[i]!;
+    this.start(task, chunks);
+  }
+
+  /** `run` for a caller that has written the argument block itself. */
+  start(task: Task, chunks: number): void {
+    if (this.#failure) throw this.#failure;
+    if (this.#closing) throw new TeamError('cpu: the backend must be open: it was closed.');
+    if (chunks <= 0) return;
     if (this.threads === 1 || chunks === 1) {
       this.#exports.alone(task.slot, control.arguments, chunks, this.#scratch);
       return;
     }
+    if (spinning !== this) this.#takeCores();
     let result: number = runResult.failed;
     try {
       result = this.#exports.run(task.slot, control.arguments, chunks, this.#scratch, this.#modules, this.#mayBlock);
@@ -130,10 +147,25 @@ export class Team {
     if (result !== runResult.ok) throw this.#fail(result);
   }
 
-  /** A view made once per growth of the memory. */
-  #argumentBlock(): Uint32Array {
+  /** The workers of the team that ran before stop spinning: two teams would be more threads than cores. */
+  #takeCores(): void {
+    if (spinning) spinning.#spin(false);
+    spinning = this;
+    this.#spin(true);
+  }
+
+  #spin(on: boolean): void {
+    Atomics.store(new Int32Array(this.memory.memory.buffer), control.spins / 4, on ? this.#spins : 1);
+  }
+
+  /** Where `start` finds its arguments; ask for it at each call, because memory that grows makes new views. */
+  get argumentBlock(): ArgumentBlock {
     const { buffer } = this.memory.bytes;
-    if (this.#block?.buffer !== buffer) this.#block = new Uint32Array(buffer, control.arguments, argumentBytes / 4);
+    if (this.#block?.words.buffer !== buffer)
+      this.#block = {
+        words: new Uint32Array(buffer, control.arguments, argumentBytes / 4),
+        floats: new Float32Array(buffer, control.arguments, argumentBytes / 4),
+      };
     return this.#block;
   }
 
@@ -146,6 +178,7 @@ export class Team {
   async close(): Promise<void> {
     if (this.#closing) return;
     this.#closing = true;
+    if (spinning === this) spinning = undefined;
     if (this.#workers.length === 0) return;
     for (const worker of this.#workers) worker.hold();
     const words = new Int32Array(this.memory.memory.buffer);

@@ -1,7 +1,7 @@
 /** Finds or compiles the kernel of an elementwise call, folds its axes and runs it in chunks cut by shape alone. */
 import { type Call, type ElementwiseProgram, isFloat, type Operand, sameShape, sizeOf } from '@lorikeet/tensor';
 import type { CpuBuffer } from '../buffer.ts';
-import { floatWord, type Task, type Team } from '../team.ts';
+import type { Task, Team } from '../team.ts';
 import {
   compilesAsInteger,
   type ElementwiseClass,
@@ -36,9 +36,12 @@ function stridesFor({ shape, rowStride }: Operand, target: readonly number[]): n
 
 /** Every operand has the output's shape and no gaps: one axis. */
 function isFlat(operands: readonly Operand[], shape: readonly number[]): boolean {
-  const row = shape.length === 0 ? 1 : sizeOf(shape, 1);
-  return operands.every((operand) => sameShape(operand.shape, shape) && operand.rowStride === row);
+  const row = sizeOf(shape, 1);
+  for (const operand of operands) if (operand.rowStride !== row || !sameShape(operand.shape, shape)) return false;
+  return true;
 }
+
+const flatStrides: readonly number[] = [1];
 
 /** Drops axes of size 1 and joins neighbours that every operand walks in one step; null where too many are left. */
 export function fold(shape: readonly number[], strides: readonly (readonly number[])[]): Folded | null {
@@ -56,6 +59,15 @@ export function fold(shape: readonly number[], strides: readonly (readonly numbe
   if (sizes.length === 0) return { sizes: [1], strides: strides.map(() => [1]) };
   if (sizes.length > 4) return null;
   return { sizes, strides: kept };
+}
+
+/** The axes of a call whose operands repeat or have gaps; null where a kernel cannot walk them. */
+function foldOperands(operands: readonly Operand[], shape: readonly number[]): Folded | null {
+  const folded = fold(
+    shape,
+    operands.map((operand) => stridesFor(operand, shape)),
+  );
+  return !folded || folded.strides.some((s) => s[s.length - 1]! > 1) ? null : folded;
 }
 
 const dtypeDigits: Readonly<Record<string, number>> = { f32: 0, f16: 1, bf16: 2, i32: 3, u32: 4, u8: 5, i8: 6 };
@@ -88,21 +100,17 @@ export class Elementwise {
 
   /** False where this call needs the reference. */
   run(call: Call): boolean {
-    const { program, outputs } = call;
-    const inputs = call.inputs as readonly Operand[];
-    const all = [...inputs, ...outputs];
-    if (!program || all.some(({ dtype }) => dtype === 'f64')) return false;
+    const { program, outputs, parameters = [] } = call;
+    if (!program) return false;
+    const all = [...(call.inputs as readonly Operand[]), ...outputs];
     const { shape } = outputs[0]!;
     const folded = isFlat(all, shape)
-      ? { sizes: [sizeOf(shape)], strides: all.map(() => [1]) }
-      : fold(
-          shape,
-          all.map((operand) => stridesFor(operand, shape)),
-        );
-    if (!folded || folded.strides.some((s) => s.at(-1)! > 1)) return false;
+      ? { sizes: [sizeOf(shape)], strides: all.map(() => flatStrides) }
+      : foldOperands(all, shape);
+    if (!folded) return false;
     const task = this.#knownKernel(program, all, folded) ?? this.#newKernel(call, all, folded);
     if (!task) return false;
-    this.#launch(task, folded, all, call.parameters ?? []);
+    this.#launch(task, folded, all, parameters);
     return true;
   }
 
@@ -137,32 +145,38 @@ export class Elementwise {
     return task;
   }
 
+  /** Writes the argument block in place: a list made for it would cost as much as the rest of a short call. */
   #launch(task: Task, { sizes, strides }: Folded, operands: readonly Operand[], parameters: readonly number[]): void {
-    const inner = sizes.at(-1)!;
-    const outer = [1, 1, 1, ...sizes.slice(0, -1)].slice(-3) as [number, number, number];
-    const rows = outer[0] * outer[1] * outer[2];
+    const innermost = sizes.length - 1;
+    const inner = sizes[innermost]!;
+    const size2 = innermost > 0 ? sizes[innermost - 1]! : 1;
+    const size1 = innermost > 1 ? sizes[innermost - 2]! : 1;
+    const rows = (innermost > 2 ? sizes[0]! : 1) * size1 * size2;
     const block = Math.min(inner, elementsPerChunk);
     const blocks = Math.ceil(inner / block);
     const perChunk =
       blocks > 1 ? 1 : Math.max(1, Math.floor(elementsPerChunk / Math.ceil(inner / elementsPerTurn) / elementsPerTurn));
-    const words: number[] = [];
+    const { words, floats } = this.#team.argumentBlock;
     words[elementwiseWord.rowsPerChunk] = perChunk;
     words[elementwiseWord.block] = block;
     words[elementwiseWord.blocksPerRow] = blocks;
     words[elementwiseWord.rows] = rows;
     words[elementwiseWord.inner] = inner;
-    words[elementwiseWord.size1] = outer[1];
-    words[elementwiseWord.size2] = outer[2];
+    words[elementwiseWord.size1] = size1;
+    words[elementwiseWord.size2] = size2;
     let at: number = elementwiseWord.operands;
-    for (const [i, operand] of operands.entries()) {
-      const width = bytesPerElement[operand.dtype as StorageType];
-      const own = [0, 0, 0, ...strides[i]!.slice(0, -1)].slice(-3);
-      words[at] = (operand.buffer as CpuBuffer).address + operand.offset * width;
-      for (let axis = 0; axis < 3; axis++) words[at + 1 + axis] = own[axis]! * width;
+    for (let i = 0; i < operands.length; i++) {
+      const { buffer, offset, dtype } = operands[i]!;
+      const width = bytesPerElement[dtype as StorageType];
+      const own = strides[i]!;
+      words[at] = (buffer as CpuBuffer).address + offset * width;
+      words[at + 1] = innermost > 2 ? own[0]! * width : 0;
+      words[at + 2] = innermost > 1 ? own[innermost - 2]! * width : 0;
+      words[at + 3] = innermost > 0 ? own[innermost - 1]! * width : 0;
       at += operandWords;
     }
-    for (const value of parameters) words[at++] = floatWord(value);
-    for (const value of parameters) words[at++] = value | 0;
-    this.#team.run(task, words, Math.ceil(rows / perChunk) * blocks);
+    for (let i = 0; i < parameters.length; i++) floats[at++] = parameters[i]!;
+    for (let i = 0; i < parameters.length; i++) words[at++] = parameters[i]! | 0;
+    this.#team.start(task, Math.ceil(rows / perChunk) * blocks);
   }
 }
