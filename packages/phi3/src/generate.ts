@@ -66,7 +66,7 @@ export function chooseToken(
   key: RandomKey,
   options: GenerateOptions,
 ): { id: number; logprob: number } {
-  const logits = Float64Array.from(row);
+  const logits = new Float64Array(row); // not .from, which takes a call an element
   processLogits(logits, ids, options);
   const id = options.doSample ? drawFrom(logits, key, step) : argmaxOf(logits);
   const logprob = logProbability(row, id);

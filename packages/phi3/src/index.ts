@@ -29,6 +29,7 @@ export {
 export { type ProcessorOptions, processLogits, type SamplingOptions } from './sampling.ts';
 export { type SavePhi3Options, savePhi3 } from './save.ts';
 export { score } from './score.ts';
+export { countSharedTokens } from './shared-prefix.ts';
 export { type StreamTextOptions, streamText, type TokenDecoder } from './stream-text.ts';
 export { phi3Linears, phi3ParameterCount, phi3Tensors } from './tensors.ts';
 export type { TokenBatch } from './token-batch.ts';

@@ -7,7 +7,7 @@ import { causalLoss, type LossBatch, type LossOptions, sharedCausalLoss } from '
 import { addNeftuneNoise } from './neftune.ts';
 import { RopeTable } from './rope-table.ts';
 import { type SharedPrefixes, sharePrefixes } from './shared-prefix.ts';
-import { type PlacedTokens, positionsOf, type TokenBatch } from './token-batch.ts';
+import { type PlacedTokens, placeTokens, type TokenBatch } from './token-batch.ts';
 
 /** What all layers of one forward share. */
 interface LayerContext {
@@ -193,7 +193,7 @@ export class Phi3ForCausalLM extends Module {
   /** Hidden states [c, d]; with `rows` [t], token i of the batch has row rows[i] of them, else c is t. */
   #hidden(batch: TokenBatch, cache: AttentionCache | null): { hidden: Tensor; rows?: Int32Array } {
     const { backend } = this;
-    const placed = this.#place(batch, cache?.heldLengths ?? []);
+    const placed = placeTokens(batch, this.config, this.#rope, cache?.heldLengths);
     const shared = cache ? null : this.#share(placed);
     const { ids, lengths, positions, long } = shared ?? placed;
     return scope(() => {
@@ -218,12 +218,6 @@ export class Phi3ForCausalLM extends Module {
     });
   }
 
-  #place(batch: TokenBatch, held: readonly number[]): PlacedTokens {
-    const { ids, lengths } = batch;
-    const positions = positionsOf(batch, this.config, held);
-    return { ids, lengths, positions, long: this.#rope.longTokens(positions, lengths) };
-  }
-
   #share(tokens: PlacedTokens): SharedPrefixes | null {
     if (this.sharePrefix === false) return null;
     const obstacle = this.sharingObstacle();
@@ -239,12 +233,6 @@ export class Phi3ForCausalLM extends Module {
     if (this.neftuneNoiseAlpha !== null && this.model.embed_tokens.training) return 'neftuneNoiseAlpha adds noise';
     for (const [path, module] of this.namedModules()) if (module.drawsPerRow) return `${path} has dropout`;
     return null;
-  }
-
-  /** Of a batch's tokens, how many are computed: fewer where they are shared. */
-  countComputedTokens(batch: TokenBatch): number {
-    const placed = this.#place(batch, []);
-    return (this.#share(placed) ?? placed).ids.length;
   }
 
   #withNoise(x: Tensor, { lengths, rowTokens = Math.max(...lengths) }: TokenBatch): Tensor {

@@ -2,7 +2,9 @@
  * The tokens with which several sequences of a batch begin, such as a system prompt, computed once for all of them. In a causal
  * model they have the same hidden states, keys and values in each: nothing before them differs, and nothing after them counts.
  */
-import type { PlacedTokens } from './token-batch.ts';
+import type { Phi3Config } from './config.ts';
+import { RopeTable } from './rope-table.ts';
+import { type PlacedTokens, placeTokens, type TokenBatch } from './token-batch.ts';
 
 /** What of a batch is computed, c tokens of t: its sequences are segments, each of which continues another one or begins anew. */
 export interface SharedPrefixes extends PlacedTokens {
@@ -63,9 +65,9 @@ class PrefixFinder {
     const { lengths } = this.#batch;
     const [first] = group as [number];
     const shortest = Math.min(...group.map((i) => lengths[i]!));
-    let end = at;
+    let end = group.length === 1 ? shortest : at;
     const agree = (): boolean => group.every((i) => this.#isSame(this.#starts[i]! + end, this.#starts[first]! + end));
-    while (end < shortest && (group.length === 1 || agree())) end++;
+    while (end < shortest && agree()) end++;
     const worth = group.length === 1 ? end > from : (group.length - 1) * (end - from) >= leastSavedByRun;
     if (!worth) this.#part(group, from, end, parent);
     else this.#part(group, end, end, this.#add(group, from, end, parent));
@@ -122,4 +124,10 @@ export function sharePrefixes(batch: PlacedTokens): SharedPrefixes | null {
     keyRows,
     rows,
   };
+}
+
+/** Tokens of a batch that Phi3ForCausalLM.sharePrefix leaves out where nothing is drawn for each token: they are others' again. */
+export function countSharedTokens(config: Phi3Config, batch: TokenBatch): number {
+  const shared = sharePrefixes(placeTokens(batch, config, new RopeTable(config)));
+  return shared ? batch.ids.length - shared.ids.length : 0;
 }

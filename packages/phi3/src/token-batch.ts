@@ -1,5 +1,6 @@
 import { ShapeError } from '@lorikeet/tensor';
 import type { Phi3Config } from './config.ts';
+import type { RopeTable } from './rope-table.ts';
 
 /** A padding-free batch: the tokens of all sequences one after another. */
 export interface TokenBatch {
@@ -25,8 +26,24 @@ export interface PlacedTokens {
   readonly long: Uint8Array;
 }
 
+/**
+ * A batch's tokens where they stand, counted on from those `held` of each sequence.
+ *
+ * @throws ShapeError when ids, lengths and positions do not fit each other; RangeError beyond max_position_embeddings
+ */
+export function placeTokens(
+  batch: TokenBatch,
+  config: Phi3Config,
+  rope: RopeTable,
+  held: readonly number[] = [],
+): PlacedTokens {
+  const { ids, lengths } = batch;
+  const positions = positionsOf(batch, config, held);
+  return { ids, lengths, positions, long: rope.longTokens(positions, lengths) };
+}
+
 /** Positions of a batch, with the batch's own checks. */
-export function positionsOf(batch: TokenBatch, config: Phi3Config, held: readonly number[]): Int32Array {
+function positionsOf(batch: TokenBatch, config: Phi3Config, held: readonly number[]): Int32Array {
   const { ids, lengths, positions } = batch;
   const total = lengths.reduce((sum, n) => sum + n, 0);
   if (total !== ids.length || ids.length === 0 || lengths.some((n) => !Number.isInteger(n) || n < 1))

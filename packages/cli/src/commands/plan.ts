@@ -6,6 +6,7 @@ import { withBackend } from '../model/open-backend.ts';
 import { formatCount, formatDuration } from '../terminal/format.ts';
 import { renderFields, renderTable } from '../terminal/table.ts';
 import { type PlannedRun, planRun } from '../training/plan-run.ts';
+import { describeSharing } from '../training/prefix-sharing.ts';
 
 interface PlanFlags extends DeviceOptions {
   readonly config: string;
@@ -56,6 +57,7 @@ function resultOf({ run, estimate, bases, changes, speed, room, fits }: PlannedR
     tokensPerStep,
     trainableParameters,
     largestBatchTokens: run.dry.batch.ids.length,
+    sharedTokensPart: run.sharing.obstacle === null ? run.sharing.part : 0,
     secondsPerStep: speed ? tokensPerStep / speed.tokensPerSecond : null,
     tokensPerSecond: speed?.tokensPerSecond ?? null,
     hours,
@@ -79,6 +81,8 @@ function describe(planned: PlannedRun): string {
     ]),
     fits ? `It fits: ${describeRun(estimate)}.` : `It does not fit: ${shortages(estimate, planned).join('; ')}.`,
   ];
+  const sharing = describeSharing(run.sharing);
+  if (sharing) blocks.push(`${sharing}.`);
   if (changes.length > 0) blocks.push(changeTable(changes, fits));
   if (!speed) blocks.push('Without --no-probe, ten seconds of its own kernels tell how long the run takes here.');
   return blocks.join('\n\n');

@@ -130,6 +130,12 @@ export const trainingSchema = z.strictObject({
     .describe(
       'How gradientCheckpointing keeps inputs of layers; bf16 takes half and moves gradients by a few thousandths of their norm; auto: only where memory is short',
     ),
+  sharePrefix: z
+    .union([z.boolean(), z.literal('auto')])
+    .default('auto')
+    .describe(
+      'Compute the tokens with which several rows of a batch begin, such as a system prompt, once; auto: unless dropout or noise is drawn for each token, which true refuses',
+    ),
   maxGradNorm: z.number().min(0).default(1).describe('Gradients are scaled down to this norm; 0: never'),
   optim: z
     .enum(Object.keys(optimizers) as [keyof typeof optimizers, ...(keyof typeof optimizers)[]])

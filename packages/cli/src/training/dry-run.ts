@@ -9,7 +9,7 @@ import {
   QuantizedLinear,
 } from '@lorikeet/lora';
 import { denseLinear, type LinearFactory } from '@lorikeet/nn';
-import { buildPhi3, causalLoss, type Phi3Config, type Phi3ForCausalLM } from '@lorikeet/phi3';
+import { buildPhi3, causalLoss, type Phi3Config, type Phi3ForCausalLM, type PrefixSharing } from '@lorikeet/phi3';
 import {
   type Backend,
   bytesPerElement,
@@ -41,6 +41,7 @@ export interface DryRunInput {
   readonly linear?: LinearFactory | undefined;
   readonly lora: LoraConfig;
   readonly options: ResolvedOptions;
+  readonly sharePrefix: PrefixSharing;
   /** The largest micro-batch of the run. */
   readonly batch: Batch;
   /** The largest batch of its evaluations. */
@@ -111,7 +112,9 @@ async function dryModel(input: DryRunInput, onAllocate?: (byteLength: number) =>
 }
 
 /** Bytes of the base alone. */
-export async function baseBytes(input: Omit<DryRunInput, 'lora' | 'options' | 'batch'>): Promise<number> {
+export async function baseBytes(
+  input: Omit<DryRunInput, 'lora' | 'options' | 'sharePrefix' | 'batch'>,
+): Promise<number> {
   using model = await dryModel(input as DryRunInput);
   return memory(model.backend).liveBytes;
 }
@@ -130,7 +133,7 @@ export async function dryRun(
   input: DryRunInput,
   { gradientCheckpointing, activationStorage }: Checkpointing,
 ): Promise<DryRunResult> {
-  const { lora, options, batch, evalBatch } = input;
+  const { lora, options, sharePrefix, batch, evalBatch } = input;
   let largest = 0;
   using model = await dryModel(input, (bytes) => {
     largest = Math.max(largest, bytes);
@@ -141,6 +144,7 @@ export async function dryRun(
   applyLora(model, lora, { initialize: false });
   model.gradientCheckpointing = gradientCheckpointing;
   model.activationStorage = activationStorage;
+  model.sharePrefix = sharePrefix;
   const logits = headBytes(model, batch);
   const step = await planMemory(model, (b: Batch, o) => model.loss(b, o), batch, options);
   const missing = evalBatch ? await beyondStep(model, evalBatch, step) : 0;

@@ -24,6 +24,7 @@ import { loadTokenizer } from '../model/load-tokenizer.ts';
 import { requireModelFolder } from '../model/model-folder.ts';
 import type { Output } from '../output.ts';
 import type { Checkpointing, DryRunInput } from './dry-run.ts';
+import { refuseObstacle, type SharedTokens, sharedTokens } from './prefix-sharing.ts';
 import { type PreparedData, prepareData } from './prepare-data.ts';
 import { dryRunInput, type FactsInput, roomFor, runFacts } from './run-facts.ts';
 
@@ -47,6 +48,7 @@ export interface PreparedRun {
   readonly input: FactsInput;
   readonly dry: DryRunInput;
   readonly checkpointing: Checkpointing;
+  readonly sharing: SharedTokens;
   readonly facts: RunFacts;
   readonly estimate: RunEstimate;
   readonly room: Room;
@@ -61,6 +63,7 @@ export async function prepareRun(config: ResolvedConfig, environment: PrepareEnv
   if (config.peft.initLoraWeights === 'loftq') await checkLoftq(config, environment);
   const tokenizer = await loadTokenizer(files, config.model.path, config.model);
   const modelConfig = await readPhi3Config(files, config.model.path);
+  refuseObstacle(config, modelConfig);
   const data = await prepareData(files, config, tokenizer, output);
   const batches = createBatches(data.examples, {
     batchSize: training.perDeviceTrainBatchSize,
@@ -81,7 +84,21 @@ export async function prepareRun(config: ResolvedConfig, environment: PrepareEnv
   if (chosen.checkpointing.activationStorage === 'bf16' && !chosen.checkpointing.gradientCheckpointing)
     output.note('training.activationStorage: bf16 has no effect without training.gradientCheckpointing');
   const resolved = { ...config, training: { ...training, ...chosen.checkpointing } };
-  return { config: resolved, options, modelConfig, tokenizer, data, batches, lora, input, dry, room, ...chosen };
+  const sharing = sharedTokens(config, modelConfig, batches);
+  return {
+    config: resolved,
+    options,
+    modelConfig,
+    tokenizer,
+    data,
+    batches,
+    lora,
+    input,
+    dry,
+    room,
+    sharing,
+    ...chosen,
+  };
 }
 
 /** LoftQ makes up for what quantization lost: it needs the weights from before, and their width. */

@@ -18,15 +18,15 @@ import {
 import type { Batch } from '@lorikeet/trainer';
 import type { Checkpointing, DryRunInput } from './dry-run.ts';
 
-/** Hands out one tensor whatever it is asked for: a layer's input through which a gradient flows, as in every layer but the first. */
+/** Hands out rows of one tensor whatever it is asked for: a layer's input through which a gradient flows, as in every layer but the first. */
 class FixedEmbedding extends Embedding {
   readonly #rows: Tensor;
   constructor(rows: Tensor, weight: Tensor) {
     super(weight);
     this.#rows = rows;
   }
-  override forward(): Tensor {
-    return this.#rows.alias();
+  override forward(ids: ArrayLike<number>): Tensor {
+    return this.#rows.slice(0, 0, ids.length);
   }
 }
 
@@ -120,6 +120,7 @@ export async function probeSpeed(
   model.train();
   model.gradientCheckpointing = gradientCheckpointing;
   model.activationStorage = activationStorage;
+  model.sharePrefix = input.sharePrefix;
   using hidden = normal([batch.ids.length, modelConfig.hiddenSize], { backend, key: randomKey(3), requiresGrad: true });
   using seed = ones([batch.ids.length, modelConfig.hiddenSize], { backend });
   const layer = (): void => withRandom(randomKey(4), () => scope(() => model.forward(batch).backward(seed)).dispose());

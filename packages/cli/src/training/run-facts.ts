@@ -2,7 +2,7 @@
 import { type FileSystem, parentPath } from '@lorikeet/files';
 import { completeLoraConfig, type LoraConfig, resolveTargets } from '@lorikeet/lora';
 import type { ModuleLike } from '@lorikeet/nn';
-import { type Phi3Config, phi3Tensors } from '@lorikeet/phi3';
+import { countSharedTokens, type Phi3Config, phi3Tensors } from '@lorikeet/phi3';
 import { openCheckpoint } from '@lorikeet/safetensors';
 import type { Backend, DType } from '@lorikeet/tensor';
 import {
@@ -20,6 +20,7 @@ import { exitCodes, withExitCode } from '../errors.ts';
 import { deviceMemory } from '../model/device-memory.ts';
 import { baseQuantization } from '../model/quantization.ts';
 import { type Checkpointing, type DryRunInput, type DryRunResult, dryRun } from './dry-run.ts';
+import { sharingObstacle } from './prefix-sharing.ts';
 
 /** The linears of a Phi-3 by path, as shapes: enough to say which of them a configuration means. */
 function linearShapes(config: Phi3Config): ReadonlyMap<string, readonly [outFeatures: number, inFeatures: number]> {
@@ -68,13 +69,18 @@ export interface FactsInput {
 /** Micro-batches looked at for the largest one. */
 const mostDraws = 20_000;
 
-/** The largest micro-batch that a run will draw; the order of the batches is left as it is. */
-function largestBatch(batches: BatchSource, microBatches: number): Batch {
+/** What is computed of a batch. */
+type CountTokens = (batch: Batch) => number;
+
+/** The micro-batch of a run of which most is computed; the order of the batches is left as it is. */
+function largestBatch(batches: BatchSource, microBatches: number, computed: CountTokens): Batch {
   const state = batches.state();
   let largest = batches.next();
+  let most = computed(largest);
   for (let i = 1; i < Math.min(mostDraws, microBatches); i++) {
     const next = batches.next();
-    if (next.ids.length > largest.ids.length) largest = next;
+    const tokens = computed(next);
+    if (tokens > most) [largest, most] = [next, tokens];
   }
   batches.restore(state);
   return largest;
@@ -91,6 +97,11 @@ export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
   const { totalSteps } = planSteps(batches.batchesPerEpoch, options);
   const { config: quantization, linear } = await baseQuantization(files, config.model.path, config.quantization);
   const evalBatches = [...evaluationBatches(evalExamples, config.training.perDeviceEvalBatchSize)];
+  const { sharePrefix } = config.training;
+  const all: CountTokens = ({ ids }) => ids.length;
+  const others: CountTokens = (b) => b.ids.length - countSharedTokens(modelConfig, b);
+  const trained = sharePrefix !== false && sharingObstacle(config, modelConfig) === null ? others : all;
+  const evaluated = sharePrefix === false ? all : others;
   return {
     backend,
     modelConfig,
@@ -99,8 +110,9 @@ export async function dryRunInput(input: FactsInput): Promise<DryRunInput> {
     quantization,
     linear,
     dtypeOf: (path) => keptDType(reader.entries.get(path)?.dtype),
-    batch: largestBatch(batches, totalSteps * options.gradientAccumulationSteps),
-    evalBatch: evalBatches.sort((a, b) => b.ids.length - a.ids.length)[0],
+    sharePrefix,
+    batch: largestBatch(batches, totalSteps * options.gradientAccumulationSteps, trained),
+    evalBatch: evalBatches.sort((a, b) => evaluated(b) - evaluated(a))[0],
   };
 }
 

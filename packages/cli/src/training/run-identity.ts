@@ -27,6 +27,8 @@ export async function runIdentity(
     peft,
     ...(quantization.loadIn4bit || quantization.loadIn8bit ? { quantization } : {}),
     ...(training.activationStorage === 'bf16' ? { activationStorage: 'bf16' } : {}),
+    // true and auto give the same bits.
+    ...(training.sharePrefix === false ? { sharePrefix: false } : {}),
     ...(packing && data.packingStrategy !== 'bfd' ? { packingStrategy: data.packingStrategy } : {}),
     // Which rows a seed holds out: runs of versions before this one split in another order.
     ...(evalSha256 === null && testSize > 0 ? { splitOrder: 'numpy' } : {}),

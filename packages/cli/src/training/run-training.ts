@@ -47,6 +47,7 @@ import type { Output } from '../output.ts';
 import { formatCount } from '../terminal/format.ts';
 import { StepsProgress } from '../terminal/progress.ts';
 import { memoryChanges } from './memory-changes.ts';
+import { describeSharing } from './prefix-sharing.ts';
 import { type PreparedData, runPaths } from './prepare-data.ts';
 import { prepareRun } from './prepare-run.ts';
 import { runIdentity } from './run-identity.ts';
@@ -89,6 +90,8 @@ export async function runTraining(given: ResolvedConfig, environment: TrainingEn
   const prepared = await prepareRun(given, environment);
   const { config, options, tokenizer, data, batches, lora, facts, estimate, checkpointing, room } = prepared;
   output.progress(describeRun(estimate));
+  const sharing = describeSharing(prepared.sharing);
+  if (sharing) output.note(sharing);
   if (!hasRoom(estimate, room)) requireRoom(estimate, room, await memoryChanges(prepared));
   const chatTemplate = choosesTemplate(config.model) ? tokenizer.chatTemplate : undefined;
   const run = new FineTuning({ config, environment, data, facts, estimate, chatTemplate });
@@ -107,6 +110,7 @@ export async function runTraining(given: ResolvedConfig, environment: TrainingEn
     });
   model.gradientCheckpointing = checkpointing.gradientCheckpointing;
   model.activationStorage = checkpointing.activationStorage;
+  model.sharePrefix = config.training.sharePrefix;
   model.neftuneNoiseAlpha = config.training.neftuneNoiseAlpha ?? null;
   const key = randomKey(config.training.seed, 'lora');
   const { config: quantized, stored } = quantization;
