@@ -1,6 +1,6 @@
 /** The low-rank update s B A (Hu et al. 2021, "LoRA"): initial values, scale, and the pair that a linear sums into its product. */
 import { asRows, kaimingUniform, normalInit } from '@lorikeet/nn';
-import { type Backend, nextKey, type RandomKey, scope, type Tensor, zeros } from '@lorikeet/tensor';
+import { type Backend, lowRankMatmul, nextKey, type RandomKey, scope, type Tensor, zeros } from '@lorikeet/tensor';
 
 /** What `LinearLike.forward` takes as its second product: u [t, r] and b [out, r]. */
 export type Pair = readonly [u: Tensor, b: Tensor];
@@ -53,8 +53,7 @@ export function checkLoraOptions(
 }
 
 /** The dtype that the base gives is not widened by the adapter's f32 (PEFT casts the result back). */
-const narrowed = (t: Tensor, like: Tensor): Tensor =>
-  like.dtype === 'f16' || like.dtype === 'bf16' ? t.cast(like.dtype) : t;
+const narrowed = (t: Tensor, like: Tensor): Tensor => (isHalf(like) ? t.cast(like.dtype) : t);
 
 /** The update of one call: u b^T = s dropout(x) A^T B^T with a [r, in] and b [out, r]. */
 export interface Update {
@@ -64,7 +63,11 @@ export interface Update {
   readonly b: Tensor;
   readonly scaling: number;
   readonly dropout: InputDropout;
+  /** The base's only matrix [out, in], where it is a plain one: then base and update are one op, forward and backward. */
+  readonly plain?: { readonly weight: Tensor | null; readonly bias: Tensor | undefined };
 }
+
+const isHalf = ({ dtype }: Tensor): boolean => dtype === 'f16' || dtype === 'bf16';
 
 /**
  * base(x) + the update (+ add), all second products in the base's one pass: x [..., in] -> [..., out]. The base sees rows [t, in]
@@ -73,14 +76,22 @@ export interface Update {
 export function forwardWithUpdate(
   base: (x: Tensor, add: Pair) => Tensor,
   x: Tensor,
-  { op, a, b, scaling, dropout }: Update,
+  { op, a, b, scaling, dropout, plain }: Update,
   add?: Pair,
 ): Tensor {
   return scope(() => {
     const rows = asRows(op, x, a.shape[1]!);
-    const dropped = dropout.training && dropout.p > 0 ? rows.dropout(dropout.p, nextKey(dropout.path)) : rows;
-    const u = dropped.matmul(a, { transposeB: true }).mul(scaling); // [t, r]
-    const y = base(rows, joinPairs([narrowed(u, x), narrowed(b, x)], add));
+    const drops = dropout.training && dropout.p > 0;
+    const separate = (): Tensor => {
+      const dropped = drops ? rows.dropout(dropout.p, nextKey(dropout.path)) : rows;
+      const u = dropped.matmul(a, { transposeB: true }).mul(scaling); // [t, r]
+      return base(rows, joinPairs([narrowed(u, x), narrowed(b, x)], add));
+    };
+    const { weight, bias } = plain ?? {};
+    const y =
+      weight && !drops && !add && !isHalf(x)
+        ? lowRankMatmul(rows, weight, [a, b], { scaling, ...(bias && { bias }) })
+        : separate();
     return x.rank === 2 ? y : y.reshape([...x.shape.slice(0, -1), y.shape[1]!]);
   });
 }

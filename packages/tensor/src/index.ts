@@ -58,6 +58,7 @@ export {
   type LinearCrossEntropyOptions,
   linearCrossEntropy,
 } from './ops/loss.ts';
+export { type LowRankMatmulOptions, lowRankMatmul } from './ops/low-rank-matmul.ts';
 export { type MatmulAttributes, type MatmulOptions, matmul } from './ops/matmul.ts';
 export { type Matmul4bitAttributes, type Matmul4bitOptions, matmul4bit } from './ops/matmul-4bit.ts';
 export {

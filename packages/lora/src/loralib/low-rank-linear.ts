@@ -67,7 +67,8 @@ export abstract class LowRankLinear extends PlainLinear implements LoraLayer {
     if (!this.#active) return super.forward(x, add);
     const { path, training, loraDropout: p, scaling } = this;
     return scope(() => {
-      const update = { op: this.#op, a: this.lora_A!, b: this.columns(), scaling, dropout: { p, training, path } };
+      const [a, plain] = [this.lora_A!, { weight: this.weight, bias: this.bias }];
+      const update = { op: this.#op, a, b: this.columns(), scaling, dropout: { p, training, path }, plain };
       return forwardWithUpdate((rows, pair) => super.forward(rows, pair), x, update, add);
     });
   }

@@ -1,4 +1,4 @@
-import { isLinearLike, type LinearLike, Module, type ModuleLike, type StateEntry } from '@lorikeet/nn';
+import { isLinearLike, type LinearLike, Module, type ModuleLike, plainWeightOf, type StateEntry } from '@lorikeet/nn';
 import { isFloat, type RandomKey, ShapeError, scope, showShape, type Tensor } from '@lorikeet/tensor';
 import { isLoraLayer, type LoraLayer, type MergeOptions } from '../lora-layer.ts';
 import { checkLoraOptions, forwardWithUpdate, initialPair, loraScaling, type Pair } from '../low-rank.ts';
@@ -93,7 +93,8 @@ export class LoraLinear extends Module implements LinearLike, LoraLayer {
     if (!this.#active) return this.#base.forward(x, add);
     const { path, training, loraDropout: p, scaling } = this;
     const [a, b] = [this.lora_A.weight, this.lora_B.weight];
-    const update = { op: 'LoraLinear', a, b, scaling, dropout: { p, training, path } };
+    const plain = { weight: plainWeightOf(this.#base), bias: undefined };
+    const update = { op: 'LoraLinear', a, b, scaling, dropout: { p, training, path }, plain };
     return forwardWithUpdate((rows, pair) => this.#base.forward(rows, pair), x, update, add);
   }
 

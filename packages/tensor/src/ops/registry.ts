@@ -6,6 +6,7 @@ import * as elementwise from './elementwise.ts';
 import { gatherOp, indexAddOp, indexSelectOp, scatterAddOp } from './index-select.ts';
 import { concatOp, contiguousOp, padOp, permuteOp, sliceOp } from './layout.ts';
 import { crossEntropyGradOp, crossEntropyOp } from './loss.ts';
+import { lowRankMatmulOp } from './low-rank-matmul.ts';
 import { matmulOp } from './matmul.ts';
 import { matmul4bitOp } from './matmul-4bit.ts';
 import { matmul8bitOp, quantizeRowwiseOp } from './matmul-8bit.ts';
@@ -22,7 +23,7 @@ export const elementwiseOps: readonly ElementwiseOp[] = Object.values(elementwis
 
 /** Ops with a kernel or a composition of their own. */
 export const ops = [
-  contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, maxOp, argmaxOp, cumsumOp, matmulOp,
+  contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, maxOp, argmaxOp, cumsumOp, matmulOp, lowRankMatmulOp,
   indexSelectOp, indexAddOp, gatherOp, scatterAddOp, softmaxOp, softmaxGradOp, logSoftmaxOp, rmsNormOp, rmsNormGradOp,
   layerNormOp, ropeOp, attentionOp, attentionGradOp, crossEntropyOp, crossEntropyGradOp, writeRowsOp,
   quantize4bitOp, dequantize4bitOp, matmul4bitOp,
