@@ -1,4 +1,5 @@
 import { type Gradients, type RandomKey, scope, type Tensor, withRandom } from '@lorikeet/tensor';
+import { breathe } from './breathe.ts';
 
 /** What the loop needs of a batch; the rest is between the data and the loss. */
 export interface TrainBatch {
@@ -20,9 +21,6 @@ export interface WindowGradients {
   readonly losses: readonly Tensor[];
   dispose(): void;
 }
-
-/** Lets timers, signals and messages in between two micro-batches of a busy CPU. */
-const breathe = (): Promise<void> => new Promise((resolve) => setTimeout(resolve, 0));
 
 /**
  * Forward and backward of every micro-batch of a window that trains something, gradients summed; with a normalizer of 0, of the first

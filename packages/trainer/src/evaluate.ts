@@ -1,5 +1,6 @@
 import { type ModuleLike, namedModules, setTraining } from '@lorikeet/nn';
 import { concat, noGrad, scope, type Tensor, tensor } from '@lorikeet/tensor';
+import { breathe } from './breathe.ts';
 
 /** What an evaluation needs of a batch; `Batch` of this package is one. */
 export interface EvaluationBatch {
@@ -127,7 +128,7 @@ export async function evaluate<B extends EvaluationBatch>(
   try {
     for (const batch of batches) {
       options.signal?.throwIfAborted();
-      await new Promise((resolve) => setTimeout(resolve, 0)); // timers and signals get a turn between batches
+      await breathe();
       const places = [...batch.targets.keys()].filter((i) => batch.targets[i] !== -100);
       const measured = places.length ? await measure(batch, places, options) : { losses: [], hits: [] };
       rows.push(...rowScores(batch, places, measured));
