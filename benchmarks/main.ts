@@ -1,74 +1,138 @@
 /**
- * `pnpm bench`: our kernels and programs beside gpu.js and plain JavaScript, checked for right results, then timed in turns.
- *   --filter TEXT   cases whose name holds TEXT
- *   --rounds N      turns of each contender (default 10)
- *   --no-peers      ours and plain JavaScript alone
- *   --json FILE     the results as JSON
+ * `pnpm bench`: our kernels and programs beside the libraries that people would use instead and beside the machine's limits.
+ * Results are checked, then contenders and probes take turns; best against best. The README says what the columns mean.
+ *   --filter TEXT     cases whose name holds TEXT
+ *   --rounds N        turns of each contender (default 10)
+ *   --threads N,M     thread counts of ours (default 1 and one a core)
+ *   --peers A,B       these alone; --no-peers: none
+ *   --host A,B        of cli, library, chromium (default all): where the main rows are measured; cli always is
+ *   --json FILE       the rows as JSON, and beside it the same name with .md: the table with the machine and the versions
+ *   --tune            searches kernel parameters instead
  */
 import { writeFileSync } from 'node:fs';
-import { cpus } from 'node:os';
-import { parseArgs } from 'node:util';
-import { cpu } from '@lorikeet/cpu';
-import type { BenchCase } from './case.ts';
+import { availableParallelism, cpus, release, totalmem } from 'node:os';
+import { type CpuBackend, cpu } from '@lorikeet/cpu';
+import { openScope } from '@lorikeet/tensor';
+import type { BenchCase, BenchContext } from './case.ts';
+import { attentionCases } from './cases/attention.ts';
 import { eightBitCases } from './cases/eight-bits.ts';
+import { endToEndCases } from './cases/end-to-end.ts';
 import { matmulCases } from './cases/matmul.ts';
+import { memoryCases } from './cases/memory.ts';
 import { phi3Cases } from './cases/phi3.ts';
 import { quantizeCases } from './cases/quantize.ts';
-import { alternate, type Rate } from './measure.ts';
-import { loadGpuJs } from './peers.ts';
+import { teamCases } from './cases/team.ts';
+import { openHosts } from './hosts/open-hosts.ts';
+import { alternate } from './measure.ts';
+import type { Peer } from './peer.ts';
+import { openers } from './peers.ts';
+import { Probing } from './probing.ts';
+import { markdownOf, printRows, type Setting } from './report.ts';
+import { type Measured, neededProbes, resultsOf } from './rows.ts';
+import { parseSettings, type Settings } from './settings.ts';
 
-const { values } = parseArgs({
-  options: {
-    filter: { type: 'string' },
-    rounds: { type: 'string', default: '10' },
-    peers: { type: 'boolean', default: true },
-    json: { type: 'string' },
-  },
-  allowNegative: true,
-});
-const rounds = Number(values.rounds);
-if (!Number.isInteger(rounds) || rounds < 1)
-  throw new RangeError(`bench: --rounds must be a whole number of at least 1: got ${values.rounds}.`);
+const all: readonly BenchCase[] = [
+  ...matmulCases, ...attentionCases, ...memoryCases, ...teamCases, ...quantizeCases, ...eightBitCases, ...phi3Cases, ...endToEndCases,
+]; // biome-ignore format: a list
 
-interface Result {
-  readonly name: string;
-  readonly shape: string;
-  readonly unit: string;
-  readonly rates: readonly (Rate & { readonly ratio: number })[];
+async function openBackends(counts: readonly number[]): Promise<Map<number, CpuBackend>> {
+  const backends = new Map<number, CpuBackend>();
+  for (const threads of counts) backends.set(threads, await cpu({ threads, revectorize: 'auto' }));
+  return backends;
 }
 
-function show({ name, shape, unit, rates }: Result): void {
-  console.log(`\n${name}  ${shape}  (${unit}; ratio: ours / theirs, best against best)`);
-  const width = Math.max(...rates.map((r) => r.name.length));
-  for (const r of rates)
-    console.log(
-      `  ${r.name.padEnd(width)}  best ${r.best.toFixed(2).padStart(9)}  median ${r.median.toFixed(2).padStart(9)}  ratio ${r.ratio.toFixed(2).padStart(8)}  rounds ${r.rounds}`,
+async function openPeers(names: readonly string[], threads: readonly number[]): Promise<Peer[]> {
+  const opened: Peer[] = [];
+  for (const name of names) opened.push(...(await (await openers[name]!()).open(threads)));
+  return opened;
+}
+
+function settingOf(peers: readonly Peer[], hosts: readonly Peer[], settings: Settings): Setting {
+  const versions = [...new Set([...peers, ...hosts].map(({ name, version }) => `${name} ${version}`))];
+  return {
+    date: new Date().toISOString().slice(0, 10),
+    facts: {
+      processor: `${cpus()[0]?.model ?? 'unknown'}, ${availableParallelism()} threads`,
+      memory: `${(totalmem() / 2 ** 30).toFixed(0)} GiB`,
+      system: `${process.platform} ${release()}, Node ${process.versions.node}, V8 ${process.versions.v8}`,
+      beside: versions.join(', ') || 'nobody',
+      rounds: `${settings.rounds}`,
+    },
+  };
+}
+
+/** Prepares, checks, and measures one case beside the probes its limits need. */
+async function measure(
+  of: BenchCase,
+  context: Omit<BenchContext, 'defer'>,
+  probing: Probing,
+  rounds: number,
+): Promise<Measured> {
+  const frees: (() => void)[] = [];
+  using scope = openScope();
+  try {
+    const contenders = await of.contenders({ ...context, defer: (free) => frees.push(free) });
+    const probes = probing.contenders(neededProbes(contenders));
+    const rates = await alternate([...contenders, ...probes], rounds);
+    const limits = Probing.limits(rates.slice(contenders.length));
+    return {
+      of,
+      contenders: contenders.map(({ row, peer, name, work }) => ({
+        name,
+        work,
+        ...(row && { row }),
+        ...(peer && { peer }),
+      })),
+      rates,
+      limits,
+    };
+  } finally {
+    for (const free of frees.reverse()) free();
+    scope[Symbol.dispose]();
+  }
+}
+
+async function bench(settings: Settings): Promise<void> {
+  const chosen = all.filter(({ name }) => name.includes(settings.filter));
+  if (chosen.length === 0)
+    throw new RangeError(
+      `bench: --filter must match a case: got ${settings.filter}. Cases: ${[...new Set(all.map((c) => c.name))].join(', ')}.`,
     );
+  const cores = availableParallelism();
+  const backends = await openBackends([...new Set([...settings.threads, 1, cores])]);
+  const measuredOn = new Map([...backends].filter(([threads]) => settings.threads.includes(threads)));
+  const peers = await openPeers(settings.peers ?? Object.keys(openers), settings.threads);
+  const hosts = await openHosts(settings.hosts, settings.threads);
+  const setting = settingOf(peers, hosts, settings);
+  for (const [name, fact] of Object.entries(setting.facts)) console.log(`${name}: ${fact}`);
+  const probing = new Probing(backends);
+  const context = { one: backends.get(1)!, many: backends.get(cores)!, backends: measuredOn, peers, hosts };
+  const measured: Measured[] = [];
+  for (const [i, of] of chosen.entries()) {
+    const start = performance.now();
+    measured.push(await measure(of, context, probing, settings.rounds));
+    console.log(`\n[${i + 1} of ${chosen.length}, ${((performance.now() - start) / 1000).toFixed(0)} s]`);
+    printRows(resultsOf(measured.slice(-1)));
+  }
+  probing.close();
+  const results = resultsOf(measured);
+  if (settings.json) {
+    writeFileSync(
+      settings.json,
+      `${JSON.stringify(
+        results.map(({ row }) => row),
+        null,
+        2,
+      )}\n`,
+    );
+    writeFileSync(settings.json.replace(/(?:\.json)?$/, '.md'), markdownOf(setting, results));
+  }
+  for (const { close } of [...peers, ...hosts]) await close();
+  for (const backend of backends.values()) await backend.close();
 }
 
-const all: readonly BenchCase[] = [...matmulCases, ...quantizeCases, ...eightBitCases, ...phi3Cases];
-const chosen = all.filter(({ name }) => name.includes(values.filter ?? ''));
-if (chosen.length === 0)
-  throw new RangeError(
-    `bench: --filter must match a case: got ${values.filter}. Cases: ${all.map((c) => c.name).join(', ')}.`,
-  );
-const hardware = `${cpus()[0]?.model ?? 'unknown CPU'}, ${cpus().length} threads, Node ${process.versions.node}`;
-console.log(`${hardware}, ${new Date().toISOString().slice(0, 10)}`);
-const one = await cpu({ threads: 1, revectorize: 'auto' });
-const many = await cpu({ revectorize: 'auto' });
-const gpuJs = values.peers ? loadGpuJs() : null;
-const results: Result[] = [];
-for (const { name, shape, unit, perUnit, contenders } of chosen) {
-  const rates = (await alternate(await contenders({ one, many, gpuJs }), rounds)).map((r) => ({
-    ...r,
-    best: r.best / perUnit,
-    median: r.median / perUnit,
-  }));
-  const result = { name, shape, unit, rates: rates.map((r) => ({ ...r, ratio: rates[0]!.best / r.best })) };
-  results.push(result);
-  show(result);
-}
-if (values.json)
-  writeFileSync(values.json, `${JSON.stringify({ hardware, date: new Date().toISOString(), results }, null, 2)}\n`);
-await one.close();
-await many.close();
+const settings = parseSettings(process.argv.slice(2), Object.keys(openers));
+if (settings.tune) {
+  const program = './tune.ts';
+  await import(program);
+} else await bench(settings);

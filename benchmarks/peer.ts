@@ -22,7 +22,7 @@ export interface PeerWork {
    * without reading it back. `b`, `k` and `v` of several arrays take turns, one a call.
    */
   run?(): unknown;
-  /** Instead of `run`, seconds of one call measured by another process: the mean of calls that last 0.1 s together, or of one. */
+  /** Instead of `run`, seconds of one call measured by another process: the mean of calls that last 0.05 s together, or of one. */
   seconds?(): Promise<number>;
   /** The outputs of {@link WorkSpec}, in its order, of a call with the first of arrays that take turns. */
   result(): Promise<readonly Float32Array[]>;
@@ -230,6 +230,8 @@ export interface LoraStepSpec {
   readonly lr: number;
   /** The batch: rows of different lengths, padded by who must; labels of -100 do not count. */
   readonly rows: readonly { readonly ids: Int32Array; readonly labels: Int32Array }[];
+  /** Several batches of so many rows: a call of transformers takes a step on each. Absent: all rows are one. */
+  readonly rowsPerStep?: number;
 }
 
 /** Cached greedy generation, no stop token. Output: the new tokens' ids. */

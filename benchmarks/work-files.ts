@@ -1,14 +1,10 @@
 /** Work as a folder of files, for a peer in another process: `spec.json`, in which `{"array": NAME, "type": T}` stands for raw little-endian values. */
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { type ArrayFile, parseWork } from './parse-work.ts';
 import type { WorkSpec } from './peer.ts';
 
 type Values = Float32Array | Int32Array;
-
-interface ArrayFile {
-  readonly array: string;
-  readonly type: 'f32' | 'i32';
-}
 
 const bytesOf = (values: Values): Uint8Array => new Uint8Array(values.buffer, values.byteOffset, values.byteLength);
 
@@ -24,15 +20,6 @@ export function writeWork(folder: string, spec: WorkSpec): void {
     return { array: name, type: value instanceof Float32Array ? 'f32' : 'i32' } satisfies ArrayFile;
   });
   writeFileSync(join(folder, 'spec.json'), text);
-}
-
-/** The spec of JSON text, its arrays from `read`. */
-export function parseWork(text: string, read: (name: string) => ArrayBuffer): WorkSpec {
-  return JSON.parse(text, (_, value: unknown) => {
-    if (value === null || typeof value !== 'object' || !('array' in value)) return value;
-    const { array, type } = value as ArrayFile;
-    return type === 'f32' ? new Float32Array(read(array)) : new Int32Array(read(array));
-  }) as WorkSpec;
 }
 
 const bufferOf = (path: string): ArrayBuffer => {

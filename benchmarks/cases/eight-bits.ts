@@ -15,8 +15,7 @@ import {
   type Tensor,
   tensor,
 } from '@lorikeet/tensor';
-import type { BenchCase } from '../case.ts';
-import type { Contender } from '../measure.ts';
+import type { BenchCase, BenchContender } from '../case.ts';
 
 const elements = 4 * 1024 * 1024;
 
@@ -40,6 +39,13 @@ const steps: BenchCase = {
       name: `${name}, 1 thread`,
       work: elements,
       run: stepping(one, (p) => new Kind([{ path: 'p', tensor: p }], { lr: 1e-4 })),
+      row: {
+        name: `optimizer step ${name}`,
+        threads: 1,
+        versus: name.endsWith('8bit')
+          ? { [`lorikeet ${name.slice(0, -4)}`]: `optimizer step ${name.slice(0, -4)}` }
+          : {},
+      },
     }));
   },
 };
@@ -60,6 +66,7 @@ const blocks: BenchCase = {
       {
         name: 'quantizeBlockwise, 1 thread',
         work: elements,
+        row: { name: '8-bit blocks quantize', threads: 1, versus: { 'lorikeet x * 2': '8-bit blocks x * 2' } },
         run: () => {
           const made = quantizeBlockwise(x, code, { blocksize: 256 });
           free(made.quantized, made.absmax);
@@ -68,9 +75,15 @@ const blocks: BenchCase = {
       {
         name: 'dequantizeBlockwise, 1 thread',
         work: elements,
+        row: { name: '8-bit blocks dequantize', threads: 1, versus: { 'lorikeet x * 2': '8-bit blocks x * 2' } },
         run: () => free(dequantizeBlockwise(quantized, absmax, code, { blocksize: 256 })),
       },
-      { name: 'x * 2, 1 thread', work: elements, run: () => free(x.mul(2)) },
+      {
+        name: 'x * 2, 1 thread',
+        work: elements,
+        run: () => free(x.mul(2)),
+        row: { name: '8-bit blocks x * 2', threads: 1 },
+      },
     ];
   },
 };
@@ -91,15 +104,15 @@ const products = [1, 512].map(
       made.dispose();
       const weight = { quantized, absmax, dtype: 'bf16' as const };
       const x = normal([m, k], { backend: many, key: randomKey(1) });
-      const run = (name: string, product: () => Tensor): Contender => ({
-        name,
+      const { threads } = many.describe() as { threads: number };
+      const row = (kind: string): string => `matmul8bit ${m} rows ${kind}`;
+      const run = (kind: string, product: () => Tensor): BenchContender => ({
+        name: kind,
         work: 2 * m * k * n,
         run: () => product().dispose(),
+        row: { name: row(kind), threads, versus: kind === 'bf16' ? {} : { 'lorikeet bf16': row('bf16') } },
       });
-      return [
-        run('LLM.int8 x W^T', () => matmul8bit(x, weight)),
-        run('bf16 x W^T', () => matmul(x, dense, { transposeB: true })),
-      ];
+      return [run('LLM.int8', () => matmul8bit(x, weight)), run('bf16', () => matmul(x, dense, { transposeB: true }))];
     },
   }),
 );

@@ -1,107 +1,104 @@
-import type { CpuBackend } from '@lorikeet/cpu';
-import { matmul, normal, randomKey, type Tensor, tensor } from '@lorikeet/tensor';
-import type { BenchCase } from '../case.ts';
-import type { Contender } from '../measure.ts';
-import type { GpuJs } from '../peers.ts';
+import { type BenchCase, boundBy, type Limit, roofline } from '../case.ts';
+import { draw, roundedToBf16 } from '../data.ts';
+import type { MatmulSpec } from '../peer.ts';
+import { type SpecCase, specCase } from '../spec-case.ts';
 
-/** Phi-3-mini's products for 512 tokens: o_proj, qkv_proj and gate_up_proj. W is [n, k], as checkpoints hold it. */
-const shapes = [
-  { name: 'o_proj', n: 3072 },
-  { name: 'qkv_proj', n: 9216 },
-  { name: 'gate_up_proj', n: 16384 },
-] as const;
-const [m, k] = [512, 3072];
-
-/** Plain JavaScript: packed columns would be faster, this is what one writes. Both operands are read along k. */
-function plainProduct(a: Float32Array, w: Float32Array, rows: number, n: number): Float32Array {
-  const out = new Float32Array(rows * n);
-  for (let r = 0; r < rows; r++)
-    for (let c = 0; c < n; c++) {
-      let sum = 0;
-      for (let i = 0; i < k; i++) sum += a[r * k + i]! * w[c * k + i]!;
-      out[r * n + c] = sum;
-    }
-  return out;
+interface Shape {
+  readonly m: number;
+  readonly k: number;
+  readonly n: number;
+  readonly batch?: number;
+  readonly transpose?: 'NN' | 'NT' | 'TN' | 'TT';
+  /** Matrices that take turns. */
+  readonly turns?: number;
 }
 
-/** |got - want| <= sqrt(k) 2^-24 sum|a||b|, on 200 entries against f64: twice the bound of exact arithmetic. */
-function check(name: string, got: ArrayLike<number>, a: Float32Array, w: Float32Array, rows: number, n: number): void {
-  for (let s = 0; s < 200; s++) {
-    const [r, c] = [(s * 37) % rows, (s * 7919) % n];
-    let [sum, size] = [0, 0];
-    for (let i = 0; i < k; i++) {
-      const p = a[r * k + i]! * w[c * k + i]!;
-      sum += p;
-      size += Math.abs(p);
-    }
-    const bound = Math.sqrt(k) * 2 ** -24 * size;
-    if (!(Math.abs(got[r * n + c]! - sum) <= bound))
-      throw new Error(`${name}: entry ${r}, ${c} is ${got[r * n + c]}, expected ${sum} within ${bound}`);
-  }
-}
-
-async function ours(
-  backend: CpuBackend,
-  a: Float32Array,
-  w: Float32Array,
-  n: number,
-  dtype: 'f32' | 'bf16',
-  label: string,
-): Promise<Contender> {
-  const [x, wide] = [tensor(a, { backend, shape: [m, k] }), tensor(w, { backend, shape: [n, k] })];
-  const weight: Tensor = dtype === 'f32' ? wide : wide.cast('bf16');
-  const stored = dtype === 'f32' ? w : ((await weight.data()) as Float32Array);
-  using y = matmul(x, weight, { transposeB: true });
-  check(label, await y.data(), a, stored, m, n);
-  return {
-    name: label,
-    work: 2 * m * k * n,
-    run: () => {
-      matmul(x, weight, { transposeB: true }).dispose();
-    },
+function specOf({ m, k, n, batch = 1, transpose = 'NT', turns = 1 }: Shape, dtype: 'f32' | 'bf16' = 'f32'): MatmulSpec {
+  const weight = (seed: number): Float32Array => {
+    const drawn = draw(batch * k * n, seed, 0.02);
+    return dtype === 'bf16' ? roundedToBf16(drawn) : drawn;
   };
+  return {
+    op: 'matmul', batch, m, k, n, dtype,
+    transposeA: transpose[0] === 'T', transposeB: transpose[1] === 'T',
+    a: draw(batch * m * k, 1), b: Array.from({ length: turns }, (_, i) => weight(2 + i)),
+  }; // biome-ignore format: a record
 }
 
-function peers(a: Float32Array, w: Float32Array, n: number, gpuJs: GpuJs | null): Contender[] {
-  // Peers at under 2 GFLOP/s get 4 of the 512 rows: the same k and n, a sixteenth of a minute instead of one.
-  const rows = 4;
-  const few = a.subarray(0, rows * k);
-  check('plain JavaScript', plainProduct(few, w, rows, n), a, w, rows, n);
-  const list: Contender[] = [
-    { name: 'plain JavaScript', work: 2 * rows * k * n, run: () => plainProduct(few, w, rows, n), maxRounds: 3 },
-  ];
-  for (const mode of gpuJs ? (['cpu', 'webasm'] as const) : []) {
-    const product = gpuJs!.product(mode, rows, k, n);
-    const out = product(few, w);
-    const flat = new Float32Array(rows * n);
-    Array.from(out).forEach((row, i) => flat.set(row, i * n));
-    check(`gpu.js ${mode}`, flat, a, w, rows, n);
-    list.push({
-      name: `gpu.js ${gpuJs!.version} ${mode}`,
-      work: 2 * rows * k * n,
-      run: () => product(few, w),
-      maxRounds: 3,
-    });
-  }
-  return list;
-}
+const flopOf = ({ batch, m, k, n }: MatmulSpec): number => 2 * batch * m * k * n;
+const bytesOf = ({ batch, m, k, n, dtype }: MatmulSpec): number =>
+  batch * (4 * m * k + (dtype === 'f32' ? 4 : 2) * k * n + 4 * m * n);
 
-export const matmulCases: readonly BenchCase[] = shapes.map(({ name, n }) => ({
-  name: `matmul ${name}`,
-  shape: `${m} x ${k} x ${n}`,
-  unit: 'GFLOP/s',
-  perUnit: 1e9,
-  async contenders({ one, many, gpuJs }) {
-    const values = async (rows: number, seed: number): Promise<Float32Array> => {
-      using t = normal([rows, k], { backend: one, key: randomKey(seed) });
-      return (await t.data()) as Float32Array;
-    };
-    const [a, w] = [await values(m, 1), await values(n, 2)];
-    return [
-      await ours(many, a, w, n, 'f32', `lorikeet f32, ${many.describe().threads} threads`),
-      await ours(many, a, w, n, 'bf16', `lorikeet bf16 weights, ${many.describe().threads} threads`),
-      await ours(one, a, w, n, 'f32', 'lorikeet f32, 1 thread'),
-      ...peers(a, w, n, gpuJs),
-    ];
-  },
-}));
+const show = ({ m, k, n, batch }: Shape): string => `${batch ? `${batch} x ` : ''}${m} x ${k} x ${n}`;
+
+/** Products that arithmetic binds. */
+const dense = (
+  name: string,
+  shape: Shape,
+  { also, halves = false }: { readonly also?: SpecCase<MatmulSpec>['also']; readonly halves?: boolean } = {},
+): BenchCase =>
+  specCase({
+    name,
+    shape: show(shape),
+    unit: 'GFLOP/s',
+    variants: halves
+      ? { f32: () => specOf(shape), bf16: () => specOf(shape, 'bf16') }
+      : { [shape.transpose ?? 'NT']: () => specOf(shape) },
+    work: flopOf,
+    limit: () => boundBy('multiply-add'),
+    ...(also && { also }),
+  });
+
+/** Phi-3-mini's products for 512 tokens, W [n, k] as checkpoints hold it: o_proj, qkv_proj and gate_up_proj. */
+const main = [
+  dense('matmul o_proj', { m: 512, k: 3072, n: 3072 }, { also: 'main', halves: true }),
+  dense('matmul qkv_proj', { m: 512, k: 3072, n: 9216 }, { halves: true }),
+  dense('matmul gate_up_proj', { m: 512, k: 3072, n: 16384 }, { halves: true }),
+];
+
+const forms = (['NN', 'TN', 'TT'] as const).map((transpose) =>
+  dense('matmul form', { m: 512, k: 3072, n: 3072, transpose }),
+);
+const odd = [
+  dense('matmul odd', { m: 511, k: 3071, n: 3001 }),
+  dense('matmul odd', { m: 511, k: 3071, n: 3001, transpose: 'NN' }),
+];
+const batched = dense('matmul batched', { batch: 32, m: 128, k: 96, n: 128 });
+
+const skinnyLimit = (spec: MatmulSpec): Limit => roofline(flopOf(spec), bytesOf(spec), flopOf(spec), 'read');
+
+/** A product of the adapters: x A^T and t B^T forward, then the gradients of A, B and of the input through A. */
+const skinny = (what: string, r: number, shape: Shape): BenchCase =>
+  specCase({
+    name: `matmul LoRA ${what}`,
+    shape: show(shape),
+    unit: 'GFLOP/s',
+    variants: { [`r ${r}`]: () => specOf(shape) },
+    work: flopOf,
+    limit: skinnyLimit,
+  });
+const lora = [4, 16, 64].flatMap((r) => [
+  skinny('A', r, { m: 512, k: 3072, n: r }),
+  skinny('B', r, { m: 512, k: r, n: 3072 }),
+  skinny('gradient of A', r, { m: r, k: 512, n: 3072, transpose: 'TN' }),
+  skinny('gradient of B', r, { m: 3072, k: 512, n: r, transpose: 'TN' }),
+  skinny('gradient of x', r, { m: 512, k: r, n: 3072, transpose: 'NN' }),
+]);
+
+/** Few rows through weights of 288 MiB in turn, so that they come from memory. */
+const few = (m: number, dtype: 'f32' | 'bf16'): BenchCase => {
+  const shape = { m, k: 3072, n: 8192, turns: dtype === 'f32' ? 3 : 6 };
+  const isOne = m === 1;
+  return specCase({
+    name: `matmul few rows m ${m}`,
+    shape: `${show(shape)}, ${shape.turns} weights in turn`,
+    unit: isOne ? 'GB/s' : 'GFLOP/s',
+    variants: { [dtype]: () => specOf(shape, dtype) },
+    work: isOne ? bytesOf : flopOf,
+    limit: (spec) => (isOne ? boundBy('stream') : roofline(flopOf(spec), bytesOf(spec), flopOf(spec))),
+    ...(isOne && { also: 'paired' as const }),
+  });
+};
+const fewRows = [1, 2, 4, 8, 16, 64].flatMap((m) => [few(m, 'f32'), few(m, 'bf16')]);
+
+export const matmulCases: readonly BenchCase[] = [...main, ...forms, ...odd, batched, ...lora, ...fewRows];

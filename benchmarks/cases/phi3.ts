@@ -1,9 +1,9 @@
+import type { CpuBackend } from '@lorikeet/cpu';
 import { applyLora, markOnlyLoraAsTrainable } from '@lorikeet/lora';
 import { AdamW, clipGradNorm, trainableParameters } from '@lorikeet/nn';
 import { generate, initPhi3, type LinearFactory, type Phi3ForCausalLM, parsePhi3Config } from '@lorikeet/phi3';
 import { type Backend, randomKey, referenceBackend, scope } from '@lorikeet/tensor';
-import type { BenchCase } from '../case.ts';
-import type { Contender } from '../measure.ts';
+import { type BenchCase, type BenchContender, plainJavaScript } from '../case.ts';
 
 /** Phi-3's architecture at a size that a peer in plain JavaScript can finish: 15 M weights in bf16. */
 const config = parsePhi3Config({
@@ -62,16 +62,15 @@ const step: BenchCase = {
   async contenders({ one, many }) {
     const [small, reference] = [await trainer(many, 2, 8), await trainer(referenceBackend(), 2, 8)];
     near('first loss', await small(), await reference(), 1e-4);
-    const contender = async (name: string, backend: Backend): Promise<Contender> => ({
-      name,
-      work: 4 * 128,
-      run: await trainer(backend, 4, 128),
-    });
+    const contender = async (backend: CpuBackend): Promise<BenchContender> => {
+      const { threads } = backend.describe() as { threads: number };
+      return { name: `${threads} threads`, work: 4 * 128, run: await trainer(backend, 4, 128), row: { threads } };
+    };
     return [
-      await contender(`lorikeet, ${many.describe().threads} threads`, many),
-      await contender('lorikeet, 1 thread', one),
+      await contender(many),
+      await contender(one),
       // gpu.js has no autograd; plain JavaScript is our reference backend, on 16 tokens.
-      { name: 'plain JavaScript', work: 16, run: reference, maxRounds: 1 },
+      plainJavaScript(16, reference, 1),
     ];
   },
 };
@@ -95,14 +94,11 @@ const generation: BenchCase = {
     ];
     const [got, want] = [await greedy(a, 2), await greedy(reference, 2)];
     if (`${got}` !== `${want}`) throw new Error(`greedy tokens: got ${got}, expected ${want}`);
-    const contender = (name: string, model: Phi3ForCausalLM, count: number, maxRounds?: number): Contender => ({
-      name, work: count, run: () => greedy(model, count), ...(maxRounds ? { maxRounds } : {}),
-    }); // biome-ignore format: one object
-    return [
-      contender(`lorikeet, ${many.describe().threads} threads`, a, 32),
-      contender('lorikeet, 1 thread', b, 32),
-      contender('plain JavaScript', reference, 2, 1),
-    ];
+    const contender = (backend: CpuBackend, model: Phi3ForCausalLM): BenchContender => {
+      const { threads } = backend.describe() as { threads: number };
+      return { name: `${threads} threads`, work: 32, run: () => greedy(model, 32), row: { threads } };
+    };
+    return [contender(many, a), contender(one, b), plainJavaScript(2, () => greedy(reference, 2), 1)];
   },
 };
 

@@ -12,8 +12,7 @@ import {
   tensor,
   type Weight4bit,
 } from '@lorikeet/tensor';
-import type { BenchCase } from '../case.ts';
-import type { Contender } from '../measure.ts';
+import { type BenchCase, type BenchContender, boundBy, plainJavaScript } from '../case.ts';
 
 /** Phi-3-mini's o_proj, qkv_proj and gate_up_proj. */
 const shapes = [
@@ -88,16 +87,24 @@ const manyRows = shapes.map(
       using full = dequantize4bit(weight);
       await check('forward', matmul4bit(x, weight), matmul(x, full, { transposeB: true }), 0);
       await check('gradient', matmul4bit(grad, weight, back), matmul(grad, full), 0);
-      const run = (label: string, product: () => Tensor): Contender => ({
-        name: label,
+      const { threads } = many.describe() as { threads: number };
+      const row = (kind: string): string => `matmul4bit ${name} ${kind}`;
+      const run = (dtype: 'NF4' | 'bf16', product: 'x W^T' | 'grad W', call: () => Tensor): BenchContender => ({
+        name: `${dtype} ${product}`,
         work: 2 * 512 * k * n,
-        run: () => product().dispose(),
+        run: () => call().dispose(),
+        row: {
+          name: row(`${dtype} ${product}`),
+          threads,
+          limit: boundBy('multiply-add'),
+          versus: dtype === 'NF4' ? { 'lorikeet bf16': row(`bf16 ${product}`) } : {},
+        },
       });
       return [
-        run('NF4 x W^T', () => matmul4bit(x, weight)),
-        run('bf16 x W^T', () => matmul(x, dense, { transposeB: true })),
-        run('NF4 grad W', () => matmul4bit(grad, weight, back)),
-        run('bf16 grad W', () => matmul(grad, dense)),
+        run('NF4', 'x W^T', () => matmul4bit(x, weight)),
+        run('bf16', 'x W^T', () => matmul(x, dense, { transposeB: true })),
+        run('NF4', 'grad W', () => matmul4bit(grad, weight, back)),
+        run('bf16', 'grad W', () => matmul(grad, dense)),
       ];
     },
   }),
@@ -121,9 +128,12 @@ const oneRow: BenchCase = {
     const want = (): Tensor => matmul(x, full, { transposeB: true });
     await check('exact', matmul4bit(x, weight), want(), 1e-6);
     await check('int8', matmul4bit(x, weight, { computeDtype: 'int8' }), want(), 0.01);
-    const run = (label: string, product: (w: Weights) => Tensor): Contender => ({
+    const { threads } = many.describe() as { threads: number };
+    const row = (label: string): string => `matmul4bit one row ${label}`;
+    const run = (label: string, product: (w: Weights) => Tensor): BenchContender => ({
       name: label,
       work: turns * n * k,
+      row: { name: row(label), threads, versus: label === 'bf16' ? {} : { 'lorikeet bf16': row('bf16') } },
       run: () => {
         for (const w of made) product(w).dispose();
       },
@@ -143,12 +153,14 @@ const quantizing: BenchCase = {
   perUnit: 1e6,
   async contenders({ one, many }) {
     const rows = 9216;
-    const run = async (backend: CpuBackend, dtype: 'f32' | 'bf16' | 'f16', label: string): Promise<Contender> => {
+    const run = async (backend: CpuBackend, dtype: 'f32' | 'bf16' | 'f16'): Promise<BenchContender> => {
+      const { threads } = backend.describe() as { threads: number };
       using drawn = normal([rows, k], { backend, key: randomKey(2) });
       const x = drawn.cast(dtype);
       return {
-        name: label,
+        name: `${dtype}, ${threads} threads`,
         work: rows * k,
+        row: { name: `quantize4bit ${dtype}`, threads },
         run: () => {
           const { packed, absmax } = quantize4bit(x, kind);
           packed.dispose();
@@ -159,11 +171,11 @@ const quantizing: BenchCase = {
     const plain = referenceBackend();
     const few = normal([16, k], { backend: plain, key: randomKey(2) });
     return [
-      await run(many, 'bf16', 'bf16, all threads'),
-      await run(many, 'f32', 'f32, all threads'),
-      await run(many, 'f16', 'f16, all threads'),
-      await run(one, 'bf16', 'bf16, 1 thread'),
-      { name: 'plain JavaScript', work: 16 * k, run: () => quantize4bit(few, kind), maxRounds: 3 },
+      await run(many, 'bf16'),
+      await run(many, 'f32'),
+      await run(many, 'f16'),
+      await run(one, 'bf16'),
+      plainJavaScript(16 * k, () => quantize4bit(few, kind), 3),
     ];
   },
 };

@@ -35,6 +35,8 @@ export interface Program {
   readonly isolated?: boolean;
   /** The page may evaluate text as code, as libraries that generate JavaScript need it. Default false. */
   readonly evaluates?: boolean;
+  /** Answers what the program posts to paths but `/report`; the path comes with its query. */
+  readonly respond?: (path: string, body: Uint8Array<ArrayBuffer>) => Promise<Uint8Array | string>;
   /** More flags of Chromium. */
   readonly flags?: readonly string[];
 }
@@ -101,7 +103,7 @@ async function bundle({ script, resolveDir }: Program): Promise<string> {
 /** `/page` runs the program itself, `/worker` starts a worker that does. */
 function serve(
   code: string,
-  { isolated = false, evaluates = false }: Program,
+  { isolated = false, evaluates = false, respond }: Program,
 ): { readonly server: Server; readonly report: Promise<Report> } {
   const { promise, resolve } = Promise.withResolvers<Report>();
   const scripts: Readonly<Record<string, string>> = {
@@ -113,8 +115,13 @@ function serve(
     if (request.method === 'POST') {
       const parts: Buffer[] = [];
       for await (const part of request) parts.push(part as Buffer);
+      const body = Buffer.concat(parts);
+      if (request.url !== '/report' && respond) {
+        response.end(await respond(request.url!, body));
+        return;
+      }
       response.end();
-      resolve(JSON.parse(Buffer.concat(parts).toString('utf8')) as Report);
+      resolve(JSON.parse(body.toString('utf8')) as Report);
       return;
     }
     const path = request.url ?? '/';
