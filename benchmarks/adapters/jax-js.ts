@@ -30,7 +30,7 @@ interface Module {
   readonly lax: Readonly<Record<string, Op>>;
 }
 
-function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
+export function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
   const { numpy: np, nn, random } = jax;
   const kept = (x: Jax | number): unknown => (typeof x === 'number' ? x : x.ref);
   const swap = (x: Jax): Jax => np.matrixTranspose!(x.ref);
@@ -59,7 +59,11 @@ function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
       );
       return { y, gradients: back(gradient?.ref ?? np.ones!([])) };
     },
-    matmul: (a, b, transposeA, transposeB) => np.matmul!(transposeA ? swap(a) : a.ref, transposeB ? swap(b) : b.ref),
+    // With both operands transposed its kernel is scalar and 100 times slower than the transpose of the other product.
+    matmul: (a, b, transposeA, transposeB) =>
+      transposeA && transposeB
+        ? np.matrixTranspose!(np.matmul!(b.ref, a.ref))
+        : np.matmul!(transposeA ? swap(a) : a.ref, transposeB ? swap(b) : b.ref),
     permute: (x, axes) => x.ref.transpose(axes),
     reshape: (x, shape) => x.ref.reshape(shape),
     slice: (x, begin, size) => x.ref.slice(...begin.map((b, i) => [b, b + size[i]!])),

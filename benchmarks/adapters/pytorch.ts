@@ -23,7 +23,7 @@ export const open: OpenPeer = async (threads) => {
   }
   const opened = threads.flatMap((count) =>
     (['f32', 'bf16'] as const).map((dtype) =>
-      openProcessPeer(dtype === 'f32' ? 'pytorch' : 'pytorch bf16', [python, program, dtype, String(count)]),
+      openProcessPeer(dtype === 'f32' ? 'pytorch' : 'pytorch bf16', [python, '-B', program, dtype, String(count)]),
     ),
   );
   return Promise.all(opened);
