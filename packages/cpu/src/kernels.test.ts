@@ -1,9 +1,9 @@
 import {
   attention,
+  type Backend,
   crossEntropy,
   type DType,
   dropout,
-  isFloat,
   randomKey,
   referenceBackend,
   rmsNorm,
@@ -18,37 +18,16 @@ import fc from 'fast-check';
 import { afterAll, expect, test } from 'vitest';
 import { cpu } from './index.ts';
 import { drawFloats } from './testing/draw.ts';
+import { draw, expectEqual as expectSame } from './testing/expect-equal.ts';
 
 const backend = await cpu({ threads: 2 });
 const reference = referenceBackend();
 afterAll(() => backend.close());
 
-type On = typeof backend | typeof reference;
+type On = Backend;
 const size = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
-const draw = (on: On, seed: number, shape: readonly number[], dtype: DType = 'f32') => {
-  const values = drawFloats(size(shape), seed, -3, 3);
-  return tensor(
-    isFloat(dtype)
-      ? values
-      : values.map(dtype === 'u8' || dtype === 'u32' ? (v) => Math.abs(Math.trunc(v)) : Math.trunc),
-    { backend: on, shape, dtype, requiresGrad: false },
-  );
-};
-
-/** Compares what `compute` gives here with the reference in f64. */
-async function expectEqual(compute: (on: On) => readonly Tensor[], relative = 2e-6, absolute = 1e-6): Promise<void> {
-  const [mine, theirs] = [compute(backend), compute(reference)];
-  for (const [i, t] of mine.entries()) {
-    expect(t.shape).toEqual(theirs[i]!.shape);
-    expect(t.dtype).toBe(theirs[i]!.dtype);
-    const [got, expected] = [await t.data(), await theirs[i]!.data()];
-    let scale = 1;
-    for (const v of expected) scale = Math.max(scale, Math.abs(v));
-    for (let k = 0; k < expected.length; k++)
-      if (!(Math.abs(got[k]! - expected[k]!) <= relative * Math.abs(expected[k]!) + absolute * scale))
-        throw new Error(`output ${i}, element ${k} of [${t.shape}]: ${got[k]}, expected ${expected[k]}`);
-  }
-}
+const expectEqual = (compute: (on: On) => readonly Tensor[], relative?: number, absolute?: number) =>
+  expectSame(backend, compute, relative, absolute);
 
 const dims = fc.array(fc.integer({ min: 1, max: 9 }), { maxLength: 4 });
 const dtypes: DType[] = ['f32', 'f16', 'bf16', 'i32', 'u8', 'i8', 'u32'];

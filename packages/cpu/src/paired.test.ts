@@ -14,9 +14,12 @@ function pairedOperations(family: string): number {
 
 // Losing a pair is silent and costs half the speed, so each family names how many operations must pair.
 test.runIf(process.arch === 'x64').each([
-  ['elementwise', 60],
+  ['elementwise', 50],
+  ['dropout', 80],
   ['rows', 60],
   ['reduction', 8],
+  ['columns', 40],
+  ['norms', 20],
   ['matmul', 80],
   ['smallMatmul', 15],
   ['quantize4bit', 80],

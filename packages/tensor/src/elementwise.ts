@@ -1,4 +1,4 @@
-import { type Edge, edgesFor, type Rule } from './autograd.ts';
+import { type Edge, edgesFor, type GradientContext, type Rule } from './autograd.ts';
 import type { Attributes, Backend, KernelOp } from './backend.ts';
 import { type DType, isFloat, promote } from './dtype.ts';
 import { ShapeError } from './errors.ts';
@@ -41,7 +41,7 @@ interface GradientProgram {
 /** One shape of call: which inputs are tensors and which are numbers. */
 interface Variant {
   readonly program: ElementwiseProgram;
-  /** By input, made when first asked for. */
+  /** By bits of the inputs they differentiate by, made when first asked for. */
   readonly gradients: (GradientProgram | undefined)[];
 }
 
@@ -82,45 +82,53 @@ class Variants {
     };
   }
 
-  /** The gradient of input `i` as a program over (grad, what it reads). */
-  gradient(mask: number, i: number): GradientProgram {
-    return (this.of(mask).gradients[i] ??= this.#makeGradient(mask, i));
+  /** The gradients of some inputs, ascending, as one program over (grad, what it reads). */
+  gradient(mask: number, wanted: readonly number[]): GradientProgram {
+    const bits = wanted.reduce((sum, i) => sum | (1 << i), 0);
+    return (this.of(mask).gradients[bits] ??= this.#makeGradient(mask, wanted));
   }
 
-  #makeGradient(mask: number, i: number): GradientProgram {
-    const { name, inputs, gradient } = this.#row;
-    const rule = gradient?.[inputs[i]!];
-    if (!rule || rule === 'grad')
-      throw new TypeError(`${name}: input ${inputs[i]} must need no gradient: there is no rule for it. Detach it.`);
+  #makeGradient(mask: number, wanted: readonly number[]): GradientProgram {
+    const { inputs } = this.#row;
     const { tensors, numbers } = this.#layout(mask);
     const slots = [...tensors, 'out'];
-    const body = rule({ ...named(slots, (k) => input(k + 1)), ...named(numbers, parameter), grad: input(0) });
+    const given = { ...named(slots, (k) => input(k + 1)), ...named(numbers, parameter), grad: input(0) };
+    const bodies = wanted.map((i) => this.#rule(inputs[i]!)(given));
     const used = new Set(
-      nodesOf([body]).flatMap(({ node }) => (node.kind === 'input' && node.index > 0 ? [node.index] : [])),
+      nodesOf(bodies).flatMap(({ node }) => (node.kind === 'input' && node.index > 0 ? [node.index] : [])),
     );
     const order = [...used].sort((a, b) => a - b);
-    const packed = substitute(body, (node) =>
-      node.kind === 'input' && node.index > 0 ? input(order.indexOf(node.index) + 1) : undefined,
-    );
+    const packed = (body: Scalar) =>
+      substitute(body, (node) =>
+        node.kind === 'input' && node.index > 0 ? input(order.indexOf(node.index) + 1) : undefined,
+      );
     return {
       reads: order.map((k) => slots[k - 1]!),
       program: {
-        name: `${this.of(mask).program.name}.grad.${inputs[i]}`,
+        name: `${this.of(mask).program.name}.grad.${wanted.map((i) => inputs[i]).join('+')}`,
         inputs: order.length + 1,
         parameters: numbers.length,
-        outputs: [packed],
+        outputs: bodies.map(packed),
       },
     };
+  }
+
+  #rule(name: string) {
+    const rule = this.#row.gradient?.[name];
+    if (!rule || rule === 'grad')
+      throw new TypeError(
+        `${this.#row.name}: input ${name} must need no gradient: there is no rule for it. Detach it.`,
+      );
+    return rule;
   }
 }
 
 /** Runs a program on tensors that broadcast to the target; column blocks are read in place where the backend can. */
-function launchDense(backend: Backend, call: CallBody, tensors: readonly Tensor[], target: Spec): Tensor {
-  if (backend.readsColumnBlocks || tensors.every((t) => t.isContiguous))
-    return launch(backend, call, tensors, [target])[0]!;
+function launchDense(backend: Backend, call: CallBody, tensors: readonly Tensor[], targets: readonly Spec[]): Tensor[] {
+  if (backend.readsColumnBlocks || tensors.every((t) => t.isContiguous)) return launch(backend, call, tensors, targets);
   const dense = tensors.map((t) => (t.isContiguous ? t : t.contiguous()));
   try {
-    return launch(backend, call, dense, [target])[0]!;
+    return launch(backend, call, dense, targets);
   } finally {
     for (const [i, t] of dense.entries()) if (t !== tensors[i]) t.dispose();
   }
@@ -130,6 +138,7 @@ type CallBody = Parameters<typeof launch>[1];
 
 const noAttributes = {};
 const passOn: Rule = ({ grads }) => grads[0]!;
+const noGradients = { program: undefined, reads: [] };
 
 export function defineElementwise<const Names extends string, const Params extends string = never>(
   options: ElementwiseOptions<Names, Params>,
@@ -162,15 +171,24 @@ export function defineElementwise<const Names extends string, const Params exten
   ): { rules: Rule[]; saved: Record<string, Tensor> } {
     const saved: Record<string, Tensor> = {};
     const { backend, shape } = out;
+    const wanted = edges.flatMap((edge, i) => (edge && row.gradient?.[names[i]!] !== 'grad' ? [i] : []));
+    // All in one pass over what they read.
+    const { program, reads } = wanted.length ? variants.gradient(mask, wanted) : noGradients;
+    for (const n of reads) saved[n] = n === 'out' ? out : (inputs[names.indexOf(n)] as Tensor);
+    const all: (context: GradientContext) => Tensor[] = ({ grads, saved: values }) => {
+      const operands = [grads[0]!, ...reads.map((n) => values[n]!)];
+      const target = { shape, dtype: grads[0]!.dtype };
+      return launchDense(
+        backend,
+        { ...call, program: program! },
+        operands,
+        wanted.map(() => target),
+      );
+    };
     const rules = edges.map((edge, i): Rule => {
       if (!edge) return null;
-      if (row.gradient?.[names[i]!] === 'grad') return passOn;
-      const { program, reads } = variants.gradient(mask, i);
-      for (const n of reads) saved[n] = n === 'out' ? out : (inputs[names.indexOf(n)] as Tensor);
-      return ({ grads, saved: values }) => {
-        const operands = [grads[0]!, ...reads.map((n) => values[n]!)];
-        return launchDense(backend, { ...call, program }, operands, { shape, dtype: grads[0]!.dtype });
-      };
+      const at = wanted.indexOf(i);
+      return at < 0 ? passOn : (context) => context.once(() => all(context))[at]!;
     });
     return { rules, saved };
   }
@@ -191,7 +209,7 @@ export function defineElementwise<const Names extends string, const Params exten
     const shape = target ? target.shape : broadcastShapes(name, ...tensors.map((t) => t.shape));
     const parameters = mask === 0 ? own : [...given, ...own];
     const call = { op, attributes: noAttributes, program: variants.of(mask).program, parameters };
-    const out = launchDense(backend, call, tensors, target ?? { shape, dtype: resultDType(inputs) });
+    const out = launchDense(backend, call, tensors, [target ?? { shape, dtype: resultDType(inputs) }])[0]!;
     const edges =
       row.result === 'u8'
         ? null

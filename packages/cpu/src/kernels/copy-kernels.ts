@@ -1,8 +1,8 @@
-/** contiguous, slice, pad, concat, permute, writeRows, indexSelect and indexAdd as kernels. */
+/** contiguous, slice, pad, concat, permute and writeRows as kernels. */
 import type { Call, Operand } from '@lorikeet/tensor';
-import { addressOf, inStore } from '../buffer.ts';
+import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
-import { addColumns, addWord, copyModule, copyWord, selectWord } from './copy.ts';
+import { copyModule, copyWord } from './copy.ts';
 import { fold } from './elementwise-plan.ts';
 import { bytesPerElement, type StorageType } from './lanes.ts';
 
@@ -144,61 +144,6 @@ export function copyKernels({ team }: KernelHost): Record<string, Kernel> {
       run: ({ inputs, outputs, attributes }) => {
         const out = outputs[0]!;
         place(inputs[1]!, out, (attributes.at as number) * stridesOf(out)[0]!);
-      },
-    },
-    ...indexKernels(team, tasks),
-  };
-}
-
-function indexKernels(team: KernelHost['team'], tasks: ReturnType<typeof lazyTasks>): Record<string, Kernel> {
-  /** Indices are checked before any row moves: a kernel must not address past the table. */
-  const check = (op: string, indices: Operand, n: number): number => {
-    const count = product(indices.shape);
-    for (const index of new Int32Array(team.memory.bytes.buffer, addressOf(indices), count))
-      if (!(index >= 0 && index < n)) throw new RangeError(`${op}: indices must be in 0 .. ${n - 1}: got ${index}.`);
-    return count;
-  };
-  return {
-    indexSelect: {
-      readsStore: [0],
-      fits: ({ inputs, outputs }) => inputs[0]!.dtype === outputs[0]!.dtype,
-      run: ({ inputs, outputs }) => {
-        const [x, indices] = [inputs[0]!, inputs[1]!];
-        const [outer, n, inner] = x.shape as [number, number, number];
-        const m = check('indexSelect', indices, n);
-        const bytes = inner * widthOf(x);
-        const perChunk = Math.max(1, Math.floor(bytesPerChunk / Math.max(1, bytes)));
-        const words: number[] = [];
-        words[selectWord.from] = addressOf(x) % 2 ** 32;
-        words[selectWord.from + 1] = Math.floor(addressOf(x) / 2 ** 32);
-        words[selectWord.to] = addressOf(outputs[0]!);
-        words[selectWord.indices] = addressOf(indices);
-        words[selectWord.m] = m;
-        words[selectWord.n] = n;
-        words[selectWord.bytes] = bytes;
-        words[selectWord.rows] = outer * m;
-        words[selectWord.rowsPerChunk] = perChunk;
-        const task = inStore(x) ? 'selectStoreRows' : 'selectRows';
-        team.run(tasks()[task]!, words, Math.ceil((outer * m) / perChunk));
-      },
-    },
-    indexAdd: {
-      fits: ({ inputs, outputs }) => inputs[0]!.dtype === 'f32' && outputs[0]!.dtype === 'f32',
-      run: ({ inputs, outputs, attributes }) => {
-        const [source, indices] = [inputs[0]!, inputs[1]!];
-        const [outer, , inner] = source.shape as [number, number, number];
-        const n = attributes.n as number;
-        const m = check('indexAdd', indices, n);
-        const blocks = Math.ceil(inner / addColumns);
-        const words: number[] = [];
-        words[addWord.source] = addressOf(source);
-        words[addWord.to] = addressOf(outputs[0]!);
-        words[addWord.indices] = addressOf(indices);
-        words[addWord.m] = m;
-        words[addWord.n] = n;
-        words[addWord.inner] = inner;
-        words[addWord.blocks] = blocks;
-        team.run(tasks().addRows!, words, outer * blocks);
       },
     },
   };

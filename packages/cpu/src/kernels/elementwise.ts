@@ -186,6 +186,26 @@ function turn(
   }
 }
 
+/** Equal for nodes that compute the same from the same values. */
+function keyOf({ node }: Scalar, of: (child: Scalar) => number): string {
+  switch (node.kind) {
+    case 'constant':
+      return Object.is(node.value, -0) ? 'constant -0' : `constant ${node.value}`;
+    case 'uniform':
+      return `uniform ${node.k0} ${node.k1}`;
+    case 'unary':
+      return `${node.op} ${of(node.a)}`;
+    case 'binary':
+      return `${node.op} ${of(node.a)} ${of(node.b)}`;
+    case 'select': {
+      const { op, a, b } = node.condition;
+      return `select ${op} ${of(a)} ${of(b)} ${of(node.a)} ${of(node.b)}`;
+    }
+    default:
+      return `${node.kind} ${node.index}`;
+  }
+}
+
 /** Expression nodes to vector code. */
 class Lowering {
   readonly #f: FunctionBuilder;
@@ -212,9 +232,18 @@ class Lowering {
   compute(inputs: readonly V128[], index: I32 | undefined, part: number): V128[] {
     const { program, integer } = this.#kind;
     const values = new Map<Scalar, V128>();
+    // Several outputs, such as two gradients of one op, often share what they compute.
+    const known = new Map<string, Local<'v128'>>();
     for (const scalar of nodesOf(program.outputs)) {
-      const value = integer ? this.#integer(scalar, inputs, values) : this.#float(scalar, inputs, values, index, part);
-      values.set(scalar, this.#f.vector(value));
+      const key = keyOf(scalar, (child) => (values.get(child) as Local).index);
+      let value = known.get(key);
+      if (!value) {
+        value = this.#f.vector(
+          integer ? this.#integer(scalar, inputs, values) : this.#float(scalar, inputs, values, index, part),
+        );
+        known.set(key, value);
+      }
+      values.set(scalar, value);
     }
     return program.outputs.map((output) => values.get(output)!);
   }

@@ -2,7 +2,7 @@
 import type { Call, Operand } from '@lorikeet/tensor';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
-import { blockElements, columnsPerChunk, reduceModule, reduceWord } from './reduce.ts';
+import { blockElements, columnsPerBlock, reduceModule, reduceWord, rowsPerColumnBlock } from './reduce.ts';
 
 const isDense = ({ shape, rowStride }: Operand) => shape[0]! <= 1 || rowStride === shape[1]! * shape[2]!;
 
@@ -50,9 +50,19 @@ export function reduceKernels({ team }: KernelHost): Record<string, Kernel> {
     return { x: addressOf(inputs[0]!), out: addressOf(outputs[0]!), outer, n, inner };
   };
 
+  /** Columns in blocks of rows; where there are several, their results are reduced again. */
   const overColumns = (name: string, r: Reduction): void => {
-    const blocks = Math.ceil(r.inner / columnsPerChunk);
-    team.run(tasks()[name]!, wordsOf(r, blocks, 1), r.outer * blocks);
+    const perBlock = rowsPerColumnBlock(r.inner);
+    const rowBlocks = Math.max(1, Math.ceil(r.n / perBlock));
+    const columnBlocks = Math.ceil(r.inner / columnsPerBlock);
+    const partial = rowBlocks === 1 ? r.out : team.memory.allocate(r.outer * rowBlocks * r.inner * 4);
+    try {
+      const words = wordsOf({ ...r, out: partial, outer: rowBlocks }, columnBlocks, perBlock);
+      team.run(tasks()[name]!, words, r.outer * rowBlocks * columnBlocks);
+      if (rowBlocks > 1) overColumns(name, { ...r, x: partial, n: rowBlocks });
+    } finally {
+      if (rowBlocks > 1) team.memory.release(partial);
+    }
   };
 
   const kernel = (rows: string, columns: string): Kernel => ({

@@ -3,6 +3,7 @@ import type { Kernel, KernelHost } from '../kernel.ts';
 import { attentionKernels } from './attention-kernel.ts';
 import { blockwiseKernels } from './blockwise-kernels.ts';
 import { copyKernels } from './copy-kernels.ts';
+import { indexKernels } from './index-kernels.ts';
 import { MapTables } from './map-tables.ts';
 import { matmul4bitKernel } from './matmul-4bit-kernel.ts';
 import { matmul8bitKernels } from './matmul-8bit-kernel.ts';
@@ -17,6 +18,7 @@ import { rowKernels } from './row-kernels.ts';
 export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
   const matmul = matmulKernel(host, tile);
   const tables = new MapTables(host.team);
+  const reduce = reduceKernels(host);
   return new Map<string, Kernel>(
     Object.entries({
       matmul,
@@ -26,8 +28,9 @@ export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
       ...blockwiseKernels(host, tables),
       ...optimizer8bitKernels(host, tables),
       ...copyKernels(host),
-      ...reduceKernels(host),
-      ...rowKernels(host),
+      ...indexKernels(host),
+      ...reduce,
+      ...rowKernels(host, reduce.sum!),
       rope: ropeKernel(host),
       ...attentionKernels(host, tile),
     }),

@@ -1,6 +1,7 @@
 /**
- * Loops over rows of numbers for kernels that reduce or map them: two vectors a turn, which V8 pairs, then the last
- * elements one at a time in lane 0, so that nothing past the row is touched. The order of sums depends on the length alone.
+ * Loops over rows of numbers for kernels that reduce or map them: four vectors a turn, which V8 pairs, then single
+ * vectors, then the last elements one at a time in lane 0, so that nothing past the row is touched. The order of sums
+ * depends on the length alone.
  */
 import { argument, type FunctionBuilder, type Local, type ModuleBuilder } from '../assembler.ts';
 import { type F32, f32, f32x4, type I32, i32, i32x4, store, type V128, v128 } from '../instructions.ts';
@@ -27,7 +28,7 @@ export const walk = (f: FunctionBuilder, from: I32, dtype: FloatType = 'f32'): W
 
 /** How the body of a loop reads and writes its elements. */
 export interface Access {
-  /** Selects an accumulator: one for each of the turn's vectors, one for the last elements. */
+  /** Selects an accumulator: one for each of the turn's vectors, one for the elements after the last whole turn. */
   readonly half: number;
   load(walker: Walker): V128;
   /** The value where the lane holds an element, `neutral` elsewhere. */
@@ -37,11 +38,14 @@ export interface Access {
 /** Values to store at walkers after all arithmetic of the turn. */
 export type Stores = readonly (readonly [Walker, V128])[];
 
-/** Vectors a turn of the main loop handles. */
-const halves = [0, 1];
-const turn = halves.length * 4;
-/** The last elements have an accumulator of their own: a vector that the second loop also changes would not pair. */
-const lastElements = halves.length;
+/** Vectors a turn handles: two pairs, because one accumulator waits four cycles for each addition. */
+const turnVectors = 4;
+/** For bodies with a polynomial, which fill the registers. */
+export const longTurn = 2;
+/** What follows the last whole turn has its own accumulator: a vector that another loop also changes would not pair. */
+const lastElements = turnVectors;
+
+const count = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 /** Runs `body` over `n` elements; the walkers advance, `body` gives what to store. */
 export function rowLoop(
@@ -49,29 +53,20 @@ export function rowLoop(
   n: I32,
   walkers: readonly Walker[],
   body: (access: Access) => Stores,
+  vectors = turnVectors,
 ): void {
   const done = f.int(0);
   const advance = (elements: number) => {
     for (const { pointer, dtype } of walkers) f.increase(pointer, elements * bytesPerElement[dtype]);
   };
-  f.while(done, i32.and(n, -turn), turn, () => {
-    const results = halves.map((half) => {
-      const offset = (dtype: FloatType) => half * 4 * bytesPerElement[dtype];
-      const stores = body({
-        half,
-        load: ({ pointer, dtype }) => f.vector(loadFloats(f, dtype, pointer, offset(dtype))),
-        only: (value) => value,
-      });
-      return stores.map(([walker, value]) => [walker, f.vector(value), offset(walker.dtype)] as const);
+  const whole = (parts: number, accumulator: (part: number) => number) => {
+    f.while(done, i32.and(n, -parts * 4), parts * 4, () => {
+      wholeVectors(f, parts, accumulator, body);
+      advance(parts * 4);
     });
-    const count = results[0]!.length;
-    for (let i = 0; i < count; i++)
-      for (const half of halves) {
-        const [{ pointer, dtype }, value, offset] = results[half]![i]!;
-        storeFloats(f, dtype, pointer, value, offset);
-      }
-    advance(turn);
-  });
+  };
+  whole(vectors, (part) => part);
+  whole(1, () => lastElements);
   f.while(done, n, 1, () => {
     const first = f.hoist(i32x4.lanesConst(-1, 0, 0, 0));
     const stores = body({
@@ -84,6 +79,29 @@ export function rowLoop(
   });
 }
 
+/** Adjacent vectors: all loads and arithmetic, then stores side by side. */
+function wholeVectors(
+  f: FunctionBuilder,
+  vectors: number,
+  accumulator: (part: number) => number,
+  body: (access: Access) => Stores,
+): void {
+  const results = count(vectors).map((part) => {
+    const offset = (dtype: FloatType) => part * 4 * bytesPerElement[dtype];
+    const stores = body({
+      half: accumulator(part),
+      load: ({ pointer, dtype }) => f.vector(loadFloats(f, dtype, pointer, offset(dtype))),
+      only: (value) => value,
+    });
+    return stores.map(([walker, value]) => [walker, f.vector(value), offset(walker.dtype)] as const);
+  });
+  for (const i of count(results[0]!.length))
+    for (const part of results) {
+      const [{ pointer, dtype }, value, offset] = part[i]!;
+      storeFloats(f, dtype, pointer, value, offset);
+    }
+}
+
 const narrow = { bf16: narrowBrain, f16: narrowHalf };
 
 /** Lane 0 as one element. */
@@ -94,7 +112,7 @@ export function storeOne(f: FunctionBuilder, dtype: FloatType, pointer: I32, val
 
 /** Accumulators for `Access.half`. */
 export const accumulators = (f: FunctionBuilder, start: V128): Local<'v128'>[] =>
-  [...halves, lastElements].map(() => f.vector(start));
+  count(turnVectors + 1).map(() => f.vector(start));
 
 /** All accumulators as one number; stored side by side first, which lets V8 pair the loop before. */
 function combined(
@@ -104,8 +122,10 @@ function combined(
   vector: (a: V128, b: V128) => V128,
   scalar: (a: F32, b: F32) => F32,
 ): Local<'f32'> {
-  for (const half of halves) f.emit(store.v128(scratch, parts[half]!, 16 * half));
-  const all = f.vector(vector(vector(v128.load(scratch), v128.load(scratch, 16)), parts[lastElements]!));
+  for (const part of count(turnVectors)) f.emit(store.v128(scratch, parts[part]!, 16 * part));
+  const stored = (part: number) => v128.load(scratch, 16 * part);
+  const turns = vector(vector(stored(0), stored(1)), vector(stored(2), stored(3)));
+  const all = f.vector(vector(turns, parts[lastElements]!));
   const lane = (i: number) => f32x4.extract(all, i);
   return f.local('f32', scalar(scalar(lane(0), lane(1)), scalar(lane(2), lane(3))));
 }
@@ -145,4 +165,16 @@ export function rowTask(m: ModuleBuilder, name: string, body: (task: RowTask) =>
     const rowAt = (index: number) => i32.add(word(index), i32.shl(i32.mul(row, n), 2));
     f.while(row, end, 1, () => body({ f, row, n, scratch, word, float, rowAt }));
   });
+}
+
+/** Sum of products of two rows. */
+export function rowDot({ f, n, scratch }: RowTask, a: I32, b: I32): Local<'f32'> {
+  const [x, y] = [walk(f, a), walk(f, b)];
+  const zero = f.hoist(f32x4.const(0));
+  const sums = accumulators(f, zero);
+  rowLoop(f, n, [x, y], ({ half, load, only }) => {
+    f.set(sums[half]!, f32x4.add(sums[half]!, only(f32x4.mul(load(x), load(y)), zero)));
+    return [];
+  });
+  return total(f, sums, scratch);
 }

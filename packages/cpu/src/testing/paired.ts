@@ -2,7 +2,7 @@
  * Runs one kernel family once. With `--no-liftoff` V8 optimizes a function at its first call, and with
  * `--trace-wasm-revectorize` it prints what it paired. Usage: node FLAGS paired.ts FAMILY
  */
-import { attention, fromBytes, matmul4bit, quantize4bit, tensor } from '@lorikeet/tensor';
+import { attention, dropout, fromBytes, matmul4bit, quantize4bit, randomKey, rmsNorm, tensor } from '@lorikeet/tensor';
 import { CpuBackend } from '../backend.ts';
 import { choose } from '../features.ts';
 import { LinearMemory } from '../memory.ts';
@@ -29,6 +29,9 @@ const families = {
   elementwise: () => x.swiglu(x),
   rows: () => x.softmax(-1),
   reduction: () => x.sum(),
+  columns: () => x.sum([0]),
+  norms: () => rmsNorm(x, row.reshape([128]), 1e-5),
+  dropout: () => dropout(x, 0.1, randomKey(1)),
   matmul: () => x.matmul(x),
   smallMatmul: () => row.matmul(x, { transposeB: true }),
   quantize4bit: () => quantize4bit(x, { quantType: 'fp4', blocksize: 32 }).packed,

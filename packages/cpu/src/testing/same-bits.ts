@@ -6,6 +6,8 @@ import {
   attention,
   crossEntropy,
   dequantize4bit,
+  embedding,
+  layerNorm,
   matmul4bit,
   quantize4bit,
   rmsNorm,
@@ -44,6 +46,17 @@ const quantized = () => {
   const int8 = matmul4bit(one, weight, { computeDtype: 'int8' });
   return [weight.packed, weight.absmax, dequantize4bit(weight), product, gradient, matmul4bit(one, weight), int8];
 };
+/** Norms, sums over columns, and rows read and added at repeated indices. */
+const rows = () => {
+  const [table, weight, bias] = [made(12, 30, 1100), made(13, 1100), made(14, 1100)];
+  const ids = tensor(
+    Int32Array.from({ length: 90 }, (_, i) => (i * i) % 23),
+    { backend, dtype: 'i32' },
+  );
+  const normed = layerNorm(embedding(ids, table), weight, bias);
+  const gradients = normed.tanh().sum().backward();
+  return [normed, normed.sum([0]), normed.argmax(-1), ...[table, weight, bias].map((t) => gradients.of(t))];
+};
 const results = () => {
   const product = a.matmul(w, { transposeB: true, add: [u, v] });
   const labels = tensor(
@@ -57,6 +70,7 @@ const results = () => {
   const second = attended.silu().sum().backward();
   return [
     ...quantized(),
+    ...rows(),
     product,
     loss,
     attended,

@@ -1,9 +1,9 @@
 /** Cross-entropy over logits, and fused with the last linear so that full logits never exist. */
 import { edgesFor, noGrad, type Rule } from '../autograd.ts';
-import { tensor, zeros } from '../creation.ts';
+import { full, tensor, zeros } from '../creation.ts';
 import type { DType } from '../dtype.ts';
 import { ShapeError } from '../errors.ts';
-import { defineOp, record } from '../op.ts';
+import { defineOp, record, type Spec } from '../op.ts';
 import { scope } from '../scope.ts';
 import { showShape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -109,6 +109,35 @@ export const crossEntropyGradOp = defineOp<'grad' | 'logits' | 'labels', CrossEn
       attributes: { ignoreIndex: -100, labelSmoothing: 0.1 },
     },
   ],
+});
+
+export interface ScaledCrossEntropyAttributes extends CrossEntropyAttributes {
+  /** Multiplies the gradient, not the loss. */
+  readonly scale: number;
+}
+
+/** Loss of each row [t] and the gradient of `scale` times their sum [t, v], whose exponentials are then computed once. */
+export const crossEntropyWithGradOp = defineOp<'logits' | 'labels', ScaledCrossEntropyAttributes>({
+  name: 'crossEntropyWithGrad',
+  inputs: ['logits', 'labels'],
+  shape: ({ logits, labels }, attributes) => [
+    crossEntropyOp.options.shape({ logits, labels }, attributes) as Spec,
+    { shape: logits.shape, dtype: lossDType(logits.dtype) },
+  ],
+  compose: ({ logits, labels }, { scale, ...attributes }) => {
+    const grad = full(labels.shape, scale, { backend: logits.backend, dtype: lossDType(logits.dtype) });
+    return [
+      crossEntropyOp.apply({ logits, labels }, attributes)[0]!,
+      crossEntropyGradOp.apply({ grad, logits, labels }, attributes)[0]!,
+    ];
+  },
+  samples: [0, 0.1].map((labelSmoothing) => ({
+    inputs: {
+      logits: { shape: [4, 7], differentiable: false },
+      labels: { shape: [4], dtype: 'i32', values: [1, -100, 6, 0] },
+    },
+    attributes: { ignoreIndex: -100, labelSmoothing, scale: 0.25 },
+  })),
 });
 
 export interface CrossEntropyOptions extends Partial<CrossEntropyAttributes> {
@@ -221,14 +250,15 @@ function chunkedLoss(
           { backend, dtype: 'i32' },
         );
         const logits = h.matmul(weight, { transposeB: true });
-        const total = crossEntropyOp
-          .apply({ logits, labels: y }, plan.attributes)[0]!
-          .sum()
-          .mul(1 / plan.normalizer)
-          .add(loss);
-        if (!plan.wants.hidden && !plan.wants.weight) return { total };
-        const each = zeros([chunk.length], { backend, dtype }).add(1 / plan.normalizer);
-        const g = crossEntropyGradOp.apply({ grad: each, logits, labels: y }, plan.attributes)[0]!;
+        const scale = 1 / plan.normalizer;
+        const sumOf = (rows: Tensor): Tensor => rows.sum().mul(scale).add(loss);
+        if (!plan.wants.hidden && !plan.wants.weight)
+          return { total: sumOf(crossEntropyOp.apply({ logits, labels: y }, plan.attributes)[0]!) };
+        const [rows, g] = crossEntropyWithGradOp.apply({ logits, labels: y }, { ...plan.attributes, scale }) as [
+          Tensor,
+          Tensor,
+        ];
+        const total = sumOf(rows);
         return {
           total,
           hidden: plan.wants.hidden ? g.matmul(weight) : null,

@@ -2,7 +2,7 @@
 
 import { isFloat, promote } from '../dtype.ts';
 import { ShapeError } from '../errors.ts';
-import { defineOp } from '../op.ts';
+import { defineOp, type Spec } from '../op.ts';
 import { scope } from '../scope.ts';
 import { normalizeAxis, sameShape, showShape } from '../shape.ts';
 import type { Tensor } from '../tensor.ts';
@@ -118,7 +118,7 @@ export const rmsNormOp = defineOp<'x' | 'weight', Epsilon>({
     },
     weight: {
       saves: ['x'],
-      rule: ({ grad, saved, attributes: { eps } }) => grad.mul(scaled(saved.x!, eps)),
+      rule: ({ grad, saved, attributes }) => rmsNormWeightGradOp.apply({ grad, x: saved.x! }, attributes)[0]!,
     },
   },
   samples: normSamples,
@@ -141,6 +141,26 @@ export const rmsNormGradOp = defineOp<'grad' | 'x' | 'weight', Epsilon>({
   samples: [
     { inputs: { grad: { shape: [3, 8] }, x: { shape: [3, 8] }, weight: { shape: [8] } }, attributes: { eps: 1e-5 } },
   ],
+});
+
+/** Sum over all axes but the last: the gradient of a weight [d] from that of the result. */
+const overRows = (x: Tensor): Tensor => (x.rank > 1 ? x.sum(x.shape.slice(1).map((_, axis) => axis)) : x);
+const weightGradShape = ({ x }: { readonly x: Spec }): Spec => ({
+  shape: x.shape.slice(-1),
+  dtype: x.dtype === 'f64' ? 'f64' : 'f32',
+});
+const weightGradSamples = [
+  { inputs: { grad: { shape: [3, 8] }, x: { shape: [3, 8] } }, attributes: { eps: 1e-5 } },
+  { inputs: { grad: { shape: [2, 5, 33] }, x: { shape: [2, 5, 33] } }, attributes: { eps: 1e-5 } },
+];
+
+/** Sum over rows of grad * x * rsqrt(mean(x^2) + eps). */
+export const rmsNormWeightGradOp = defineOp<'grad' | 'x', Epsilon>({
+  name: 'rmsNormWeightGrad',
+  inputs: ['grad', 'x'],
+  shape: weightGradShape,
+  compose: ({ grad, x }, { eps }) => overRows(wide(grad).mul(scaled(x, eps))),
+  samples: weightGradSamples,
 });
 
 /** x * rsqrt(mean(x^2) + eps) * weight [d] over the last axis; see rmsNormOp. */
@@ -169,16 +189,12 @@ export const layerNormOp = defineOp<'x' | 'weight' | 'bias', Epsilon>({
   gradient: {
     x: {
       saves: ['x', 'weight'],
-      rule: ({ grad, saved, attributes: { eps } }) => {
-        const { normal, scale } = standardized(saved.x!, eps);
-        const g = grad.mul(saved.weight!);
-        // What cancels is taken apart before it is scaled: torch's layer_norm_backward, and better than the chain of the composition.
-        return scale.mul(g.sub(g.mean(-1, keep)).sub(normal.mul(g.mul(normal).mean(-1, keep))));
-      },
+      rule: ({ grad, saved, attributes }) =>
+        layerNormGradOp.apply({ grad, x: saved.x!, weight: saved.weight! }, attributes)[0]!,
     },
     weight: {
       saves: ['x'],
-      rule: ({ grad, saved, attributes: { eps } }) => grad.mul(standardized(saved.x!, eps).normal),
+      rule: ({ grad, saved, attributes }) => layerNormWeightGradOp.apply({ grad, x: saved.x! }, attributes)[0]!,
     },
     bias: { rule: ({ grad }) => grad },
   },
@@ -192,6 +208,32 @@ export const layerNormOp = defineOp<'x' | 'weight' | 'bias', Epsilon>({
       message: 'must be [9]',
     },
   ],
+});
+
+/** With g = grad * weight, n = (x - mean) * scale: scale * (g - mean(g) - n * mean(g * n)), as torch's layer_norm_backward. */
+export const layerNormGradOp = defineOp<'grad' | 'x' | 'weight', Epsilon>({
+  name: 'layerNormGrad',
+  inputs: ['grad', 'x', 'weight'],
+  shape: ({ x, grad }) => ({ shape: x.shape, dtype: grad.dtype }),
+  compose: ({ grad, x, weight }, { eps }) => {
+    const { normal, scale } = standardized(x, eps);
+    const g = wide(grad).mul(wide(weight));
+    // What cancels is taken apart before it is scaled: better than the chain of the composition.
+    const rest = g.sub(g.mean(-1, keep)).sub(normal.mul(g.mul(normal).mean(-1, keep)));
+    return scale.mul(rest).cast(grad.dtype);
+  },
+  samples: [
+    { inputs: { grad: { shape: [3, 9] }, x: { shape: [3, 9] }, weight: { shape: [9] } }, attributes: { eps: 1e-5 } },
+  ],
+});
+
+/** Sum over rows of grad * (x - mean) * rsqrt(variance + eps). */
+export const layerNormWeightGradOp = defineOp<'grad' | 'x', Epsilon>({
+  name: 'layerNormWeightGrad',
+  inputs: ['grad', 'x'],
+  shape: weightGradShape,
+  compose: ({ grad, x }, { eps }) => overRows(wide(grad).mul(standardized(x, eps).normal)),
+  samples: weightGradSamples,
 });
 
 /** Layer norm over the last axis with weight and bias [d] (torch.nn.functional.layer_norm); see layerNormOp. */

@@ -5,12 +5,15 @@ import { attentionGradOp, attentionOp } from './attention.ts';
 import * as elementwise from './elementwise.ts';
 import { gatherOp, indexAddOp, indexSelectOp, scatterAddOp } from './index-select.ts';
 import { concatOp, contiguousOp, padOp, permuteOp, sliceOp } from './layout.ts';
-import { crossEntropyGradOp, crossEntropyOp } from './loss.ts';
+import { crossEntropyGradOp, crossEntropyOp, crossEntropyWithGradOp } from './loss.ts';
 import { lowRankMatmulOp } from './low-rank-matmul.ts';
 import { matmulOp } from './matmul.ts';
 import { matmul4bitOp } from './matmul-4bit.ts';
 import { matmul8bitOp, quantizeRowwiseOp } from './matmul-8bit.ts';
-import { layerNormOp, logSoftmaxOp, rmsNormGradOp, rmsNormOp, softmaxGradOp, softmaxOp } from './normalize.ts';
+import {
+  layerNormGradOp, layerNormOp, layerNormWeightGradOp, logSoftmaxOp, rmsNormGradOp, rmsNormOp, rmsNormWeightGradOp,
+  softmaxGradOp, softmaxOp,
+} from './normalize.ts'; // biome-ignore format: names
 import { dequantize4bitOp, quantize4bitOp } from './quantize-4bit.ts';
 import { dequantizeBlockwiseOp, quantizeBlockwiseOp } from './quantize-8bit.ts';
 import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
@@ -25,7 +28,8 @@ export const elementwiseOps: readonly ElementwiseOp[] = Object.values(elementwis
 export const ops = [
   contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, maxOp, argmaxOp, cumsumOp, matmulOp, lowRankMatmulOp,
   indexSelectOp, indexAddOp, gatherOp, scatterAddOp, softmaxOp, softmaxGradOp, logSoftmaxOp, rmsNormOp, rmsNormGradOp,
-  layerNormOp, ropeOp, attentionOp, attentionGradOp, crossEntropyOp, crossEntropyGradOp, writeRowsOp,
+  rmsNormWeightGradOp, layerNormOp, layerNormGradOp, layerNormWeightGradOp, ropeOp, attentionOp, attentionGradOp,
+  crossEntropyOp, crossEntropyGradOp, crossEntropyWithGradOp, writeRowsOp,
   quantize4bitOp, dequantize4bitOp, matmul4bitOp,
   quantizeBlockwiseOp, dequantizeBlockwiseOp, quantizeRowwiseOp, matmul8bitOp,
 ] as unknown as readonly Op<string, Readonly<Record<string, unknown>>>[]; // biome-ignore format: a table
