@@ -3,7 +3,7 @@ import type { Attributes, Backend, KernelOp } from './backend.ts';
 import { type DType, isFloat, promote } from './dtype.ts';
 import { ShapeError } from './errors.ts';
 import { type ElementwiseProgram, input, nodesOf, parameter, type Scalar, substitute } from './expression.ts';
-import { backendOf, type ErrorSample, launch, record, type Sample, type Spec } from './op.ts';
+import { backendOf, type CallBody, type ErrorSample, launch, record, type Sample, type Spec } from './op.ts';
 import { broadcastShapes, sameShape, showShape } from './shape.ts';
 import type { Tensor } from './tensor.ts';
 
@@ -133,8 +133,6 @@ function launchDense(backend: Backend, call: CallBody, tensors: readonly Tensor[
     for (const [i, t] of dense.entries()) if (t !== tensors[i]) t.dispose();
   }
 }
-
-type CallBody = Parameters<typeof launch>[1];
 
 const noAttributes = {};
 const passOn: Rule = ({ grads }) => grads[0]!;
