@@ -12,7 +12,6 @@
 import { writeFileSync } from 'node:fs';
 import { availableParallelism, cpus, release, totalmem } from 'node:os';
 import { type CpuBackend, cpu } from '@lorikeet/cpu';
-import { openScope } from '@lorikeet/tensor';
 import type { BenchCase, BenchContext } from './case.ts';
 import { attentionCases } from './cases/attention.ts';
 import { eightBitCases } from './cases/eight-bits.ts';
@@ -69,7 +68,6 @@ async function measure(
   rounds: number,
 ): Promise<Measured> {
   const frees: (() => void)[] = [];
-  using scope = openScope();
   try {
     const contenders = await of.contenders({ ...context, defer: (free) => frees.push(free) });
     const probes = probing.contenders(neededProbes(contenders));
@@ -88,7 +86,6 @@ async function measure(
     };
   } finally {
     for (const free of frees.reverse()) free();
-    scope[Symbol.dispose]();
   }
 }
 

@@ -7,6 +7,7 @@ import {
   fromBytes,
   linearCrossEntropy,
   matmul,
+  openScope,
   randomKey,
   scope,
   type Tensor,
@@ -95,7 +96,7 @@ function sumWork(backend: Backend, { axis, rows, width, x: values }: SumSpec): C
   return axis === 'all' ? () => [x.sum()] : () => [x.sum(axis)];
 }
 
-function adamwWork(backend: Backend, spec: AdamwSpec): PeerWork {
+function adamwWork(backend: Backend, spec: AdamwSpec): Omit<PeerWork, 'dispose'> {
   const { lr, betas, eps, weightDecay } = spec;
   const start = () => {
     const p = activation(backend, spec.parameter, [spec.elements]);
@@ -114,7 +115,6 @@ function adamwWork(backend: Backend, spec: AdamwSpec): PeerWork {
       first.step();
       return [(await first.p.data()) as Float32Array];
     },
-    dispose: () => {},
   };
 }
 
@@ -169,24 +169,25 @@ function prepare(spec: Exclude<WorkSpec, AdamwSpec>, backend: Backend): Prepared
   }
 }
 
-/** The spec on a backend; null for whole steps, whose cases bring their own. Its tensors live as long as the caller's scope. */
+/** The spec on a backend, its tensors kept until it is disposed; null for whole steps, whose cases bring their own. */
 export function ourWork(spec: WorkSpec, backend: Backend): PeerWork | null {
-  if (spec.op === 'adamw') return adamwWork(spec, backend);
-  const prepared = prepare(spec, backend);
+  const held = openScope();
+  const dispose = (): void => held[Symbol.dispose]();
+  if (spec.op === 'adamw') return { ...held.run(() => adamwWork(backend, spec)), dispose };
+  const prepared = held.run(() => prepare(spec, backend));
   if (prepared === null) return null;
   const { turns, call } = prepared;
   let turn = 0;
   return {
     run: () => scope(() => void call(turn++ % turns)),
     result: async () => {
-      const outputs = scope(() => [...call(0)]);
       const values: Float32Array[] = [];
-      for (const output of outputs) {
+      for (const output of scope(() => [...call(0)])) {
         values.push((await output.data()) as Float32Array);
         output.dispose();
       }
       return values;
     },
-    dispose: () => {},
+    dispose,
   };
 }
