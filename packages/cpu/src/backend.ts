@@ -10,7 +10,7 @@ import {
 import { type CpuBuffer, inStore } from './buffer.ts';
 import { type Chosen, type CpuOptions, choose } from './features.ts';
 import type { Kernel } from './kernel.ts';
-import { blockRows, blockSteps } from './kernels/attention-frame.ts';
+import { blockKeys, blockQueries } from './kernels/attention-blocks.ts';
 import { Elementwise } from './kernels/elementwise-plan.ts';
 import { blockK } from './kernels/matmul.ts';
 import { pairedTile, plainTile } from './kernels/micro.ts';
@@ -129,7 +129,7 @@ export class CpuBackend implements Backend {
       threads,
       sharedMemory: shared,
       relaxedSimd: relaxed,
-      determinism: `k ${blockK}, row blocks ${blockElements}, attention ${blockRows}x${blockSteps}, ${globalThis.process?.arch ?? 'browser'}`,
+      determinism: `k ${blockK}, row blocks ${blockElements}, attention ${blockQueries}x${blockKeys}, ${globalThis.process?.arch ?? 'browser'}`,
       revectorize,
       matmulTile: revectorize ? '6x16' : '4x8',
       workMemoryLimitBytes: memory.limitBytes,

@@ -26,6 +26,8 @@ test.runIf(process.arch === 'x64').each([
   ['matmul4bit', 80],
   ['rows4bit', 30],
   ['attention', 100],
+  ['attentionGrad', 100],
+  ['attentionDecode', 90],
 ])('V8 pairs the vectors of %s', (family, least) => {
   expect(pairedOperations(family)).toBeGreaterThanOrEqual(least);
 });

@@ -4,39 +4,31 @@ import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { floatWord } from '../team.ts';
 import { attentionModule } from './attention.ts';
-import { attentionWord, blockRows, blockWord, maxHeadWidth } from './attention-frame.ts';
+import { maxHeadWidth } from './attention-blocks.ts';
+import { joinedWord, partWord } from './attention-decode.ts';
+import { attentionWord, blockWord } from './attention-frame.ts';
+import { joinWord, spanWord } from './attention-grad.ts';
+import { cutBlocks, cutDecode, cutSpans, type Heads, partsOf } from './attention-plan.ts';
 import type { Tile } from './micro.ts';
 
-const rowsPerDeltaChunk = 512;
-
-/** Blocks of at most `blockRows` rows of one side, sequence by sequence, as words of `blockWord`. */
-function cutBlocks({ lengths, keyLengths }: AttentionAttributes, side: 'queries' | 'keys'): Int32Array {
-  const words: number[] = [];
-  let [query, key] = [0, 0];
-  for (const [i, queries] of lengths.entries()) {
-    const keys = keyLengths[i]!;
-    const [base, count, other] = side === 'queries' ? [query, queries, key] : [key, keys, query];
-    for (let start = 0; start < count; start += blockRows)
-      words.push(base + start, Math.min(blockRows, count - start), start, other, queries, keys);
-    query += queries;
-    key += keys;
-  }
-  return Int32Array.from(words);
-}
-
+/** Elements a chunk of the addition of parts handles. */
+const joinElements = 16 * 1024;
 export function attentionKernels({ team, features }: KernelHost, tile: Tile): Record<string, Kernel> {
   const tasks = lazyTasks(team, () => attentionModule(team.memory.shape, features, tile));
 
-  /** Writes blocks to memory for the time of `use`. */
-  const withBlocks = (blocks: Int32Array, use: (address: number, count: number) => void): void => {
-    const address = team.memory.allocate(blocks.byteLength);
+  /** Writes words to memory for the time of `use`. */
+  const withWords = (list: readonly number[], use: (address: number, words: number) => void): void => {
+    if (list.length === 0) return;
+    const address = team.memory.allocate(list.length * 4);
     try {
-      team.memory.bytes.set(new Uint8Array(blocks.buffer), address);
-      use(address, blocks.length / blockWord.size);
+      team.memory.bytes.set(new Uint8Array(Int32Array.from(list).buffer), address);
+      use(address, list.length);
     } finally {
       team.memory.release(address);
     }
   };
+
+  const headsOf = (q: Operand, k: Operand): Heads => ({ heads: q.shape[1]!, kvHeads: k.shape[1]!, e: q.shape[2]! });
 
   const common = (q: Operand, k: Operand, v: Operand, a: AttentionAttributes): number[] => {
     const [t, heads, e] = q.shape as [number, number, number];
@@ -74,43 +66,88 @@ export function attentionKernels({ team, features }: KernelHost, tile: Tile): Re
     const words = common(q, k, v, a);
     words[attentionWord.out] = addressOf(outputs[0]!);
     words[attentionWord.lse] = addressOf(outputs[1]!);
-    withBlocks(cutBlocks(a, 'queries'), (address, count) => {
+    const heads = headsOf(q, k);
+    withWords(cutBlocks(a, heads), (address, count) => {
       words[attentionWord.blocks] = address;
-      words[attentionWord.blockCount] = count;
-      team.run(tasks().attention!, words, count * q.shape[1]!);
+      words[attentionWord.blockCount] = count / blockWord.size;
+      team.run(tasks().attention!, words, (count / blockWord.size) * heads.heads);
     });
+    decode(a, heads, words);
+  };
+
+  /** The sequences of few queries: parts of their keys, then the parts together. */
+  const decode = (a: AttentionAttributes, heads: Heads, words: number[]): void => {
+    const { parts, joined, sumBytes } = cutDecode(a, heads);
+    if (joined.length === 0) return;
+    const sums = team.memory.allocate(sumBytes);
+    const placed = (list: readonly number[], { size, sums: at }: { readonly size: number; readonly sums: number }) =>
+      list.map((word, i) => (i % size === at ? word + sums : word));
+    try {
+      withWords(placed(parts, partWord), (address, count) => {
+        words[attentionWord.blocks] = address;
+        team.run(tasks().attentionDecode!, words, count / partWord.size);
+      });
+      withWords(placed(joined, joinedWord), (address, count) => {
+        words[attentionWord.blocks] = address;
+        team.run(tasks().attentionDecodeJoin!, words, (count / joinedWord.size) * heads.heads);
+      });
+    } finally {
+      team.memory.release(sums);
+    }
   };
 
   const backward = ({ inputs, outputs, attributes }: Call): void => {
     const [grad, q, k, v, out, lse] = inputs as Operand[] & Record<0 | 1 | 2 | 3 | 4 | 5, Operand>;
     const a = attributes as unknown as AttentionAttributes;
-    const [t, heads, e] = q.shape as [number, number, number];
-    const delta = team.memory.allocate(t * heads * 4);
-    try {
-      const deltaWords = [t * heads, rowsPerDeltaChunk, e, addressOf(grad), addressOf(out), delta, heads, t];
-      team.run(tasks().attentionDelta!, deltaWords, Math.ceil((t * heads) / rowsPerDeltaChunk));
-      const words = common(q, k, v, a);
-      words[attentionWord.grad] = addressOf(grad);
-      words[attentionWord.gradStride] = grad.rowStride * 4;
-      words[attentionWord.lse] = addressOf(lse);
-      words[attentionWord.delta] = delta;
-      words[attentionWord.dq] = addressOf(outputs[0]!);
-      words[attentionWord.dk] = addressOf(outputs[1]!);
-      words[attentionWord.dv] = addressOf(outputs[2]!);
-      const passes = [
-        ['queries', 'attentionGradQ', heads],
-        ['keys', 'attentionGradKv', k.shape[1]!],
-      ] as const;
-      for (const [side, task, headCount] of passes) {
-        withBlocks(cutBlocks(a, side), (address, count) => {
-          words[attentionWord.blocks] = address;
-          words[attentionWord.blockCount] = count;
-          team.run(tasks()[task]!, words, count * headCount);
-        });
-      }
-    } finally {
-      team.memory.release(delta);
+    const [dq, dk, dv] = outputs as Operand[] & Record<0 | 1 | 2, Operand>;
+    const [s, kvHeads, e] = k.shape as [number, number, number];
+    const words = common(q, k, v, a);
+    words[attentionWord.grad] = addressOf(grad);
+    words[attentionWord.gradStride] = grad.rowStride * 4;
+    words[attentionWord.out] = addressOf(out);
+    words[attentionWord.lse] = addressOf(lse);
+    words[attentionWord.dq] = addressOf(dq);
+    words[attentionWord.dk] = addressOf(dk);
+    words[attentionWord.dv] = addressOf(dv);
+    const parts = partsOf(a, headsOf(q, k));
+    words[attentionWord.parts] = parts;
+    const spans = cutSpans(a, parts);
+    const run = () =>
+      withWords(spans, (address, count) => {
+        words[attentionWord.blocks] = address;
+        team.run(tasks().attentionGrad!, words, (count / spanWord.size) * kvHeads);
+      });
+    if (parts === 1) {
+      run();
+      return;
     }
+    const count = s * kvHeads * e;
+    const sums = team.memory.allocate(2 * parts * count * 4);
+    try {
+      words[attentionWord.partBytes] = count * 4;
+      words[attentionWord.dk] = sums;
+      words[attentionWord.dv] = sums + parts * count * 4;
+      run();
+      for (const [from, to] of [
+        [words[attentionWord.dk]!, addressOf(dk)],
+        [words[attentionWord.dv]!, addressOf(dv)],
+      ] as const)
+        join({ count, from, to, parts });
+    } finally {
+      team.memory.release(sums);
+    }
+  };
+
+  /** Adds the parts' sums of dk or dv in order. */
+  const join = ({ count, from, to, parts }: Record<'count' | 'from' | 'to' | 'parts', number>): void => {
+    const words: number[] = [];
+    words[joinWord.count] = count;
+    words[joinWord.perChunk] = joinElements;
+    words[joinWord.from] = from;
+    words[joinWord.partBytes] = count * 4;
+    words[joinWord.parts] = parts;
+    words[joinWord.to] = to;
+    team.run(tasks().attentionJoin!, words, Math.ceil(count / joinElements));
   };
 
   return { attention: { fits: (call) => fits(call), run: forward }, attentionGrad: { fits, run: backward } };

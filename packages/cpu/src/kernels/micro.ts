@@ -13,29 +13,48 @@ export interface Tile {
 export const pairedTile: Tile = { rows: 6, columns: 16 };
 export const plainTile: Tile = { rows: 4, columns: 8 };
 
-/** C[rows, columns] += A panel x B panel: (a, b, c, k, c stride in bytes). All accumulators live in registers. */
-export function microKernel(m: ModuleBuilder, features: Features, tile: Tile): FunctionRef {
+/** Where the tile finds its operands: bytes between rows of A, and between steps of k in A and in B. */
+export interface TileAccess {
+  readonly aRow: number;
+  readonly aStep: number;
+  readonly bStep: number;
+  /** C starts as zeros instead of what it holds. */
+  readonly fresh?: boolean;
+}
+
+/** Both operands packed in panels of the tile's size. */
+export const panelAccess = ({ rows, columns }: Tile): TileAccess => ({ aRow: 4, aStep: rows * 4, bStep: columns * 4 });
+
+/** C[rows, columns] += A x B over k > 0 steps: (a, b, c, k, c stride in bytes). All accumulators live in registers. */
+export function microKernel(
+  m: ModuleBuilder,
+  features: Features,
+  tile: Tile,
+  access: TileAccess = panelAccess(tile),
+): FunctionRef {
   const madd = maddFor(features);
   const vectors = tile.columns / 4;
-  return m.function('micro', ['i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+  return m.function(undefined, ['i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
     const [a, b, c, k, stride] = f.params as [Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>];
     const acc = Array.from({ length: tile.rows }, () => Array.from({ length: vectors }, () => f.vector()));
     const row = f.int(c);
-    for (const vectorsOfRow of acc) {
-      for (const [j, accumulator] of vectorsOfRow.entries()) f.set(accumulator, v128.load(row, 16 * j));
-      f.increase(row, stride);
+    if (!access.fresh) {
+      for (const vectorsOfRow of acc) {
+        for (const [j, accumulator] of vectorsOfRow.entries()) f.set(accumulator, v128.load(row, 16 * j));
+        f.increase(row, stride);
+      }
     }
     const bVectors = Array.from({ length: vectors }, () => f.vector());
     const aVector = f.vector();
     f.loop((again) => {
       for (const [j, vector] of bVectors.entries()) f.set(vector, v128.load(b, 16 * j));
       for (const [i, vectorsOfRow] of acc.entries()) {
-        f.set(aVector, v128.load32Splat(a, 4 * i));
+        f.set(aVector, v128.load32Splat(a, access.aRow * i));
         for (const [j, accumulator] of vectorsOfRow.entries())
           f.set(accumulator, madd(aVector, bVectors[j]!, accumulator));
       }
-      f.increase(a, tile.rows * 4);
-      f.increase(b, tile.columns * 4);
+      f.increase(a, access.aStep);
+      f.increase(b, access.bStep);
       f.increase(k, -1);
       f.branchIf(again, k);
     });

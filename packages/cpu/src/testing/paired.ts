@@ -2,7 +2,17 @@
  * Runs one kernel family once. With `--no-liftoff` V8 optimizes a function at its first call, and with
  * `--trace-wasm-revectorize` it prints what it paired. Usage: node FLAGS paired.ts FAMILY
  */
-import { attention, dropout, fromBytes, matmul4bit, quantize4bit, randomKey, rmsNorm, tensor } from '@lorikeet/tensor';
+import {
+  attention,
+  dropout,
+  fromBytes,
+  matmul4bit,
+  ops,
+  quantize4bit,
+  randomKey,
+  rmsNorm,
+  tensor,
+} from '@lorikeet/tensor';
 import { CpuBackend } from '../backend.ts';
 import { choose } from '../features.ts';
 import { LinearMemory } from '../memory.ts';
@@ -25,6 +35,17 @@ const weight = {
   ...({ quantType: 'nf4', blocksize: 64, shape: [128, 128], dtype: 'bf16' } as const),
 };
 
+/** The backward alone: the forward is in the same module. */
+const attentionGrad = () => {
+  const op = ops.find(({ name }) => name === 'attentionGrad')! as unknown as {
+    apply(inputs: object, attributes: object): (typeof x)[];
+  };
+  const lengths = { lengths: [128], keyLengths: [128], slidingWindow: null, scale: 0.1, causal: true };
+  const lse = tensor(drawFloats(4 * 128, 4), { backend, shape: [4, 128] });
+  return op.apply({ grad: heads, q: heads, k: heads, v: heads, out: heads, lse }, lengths)[0]!;
+};
+const lastHeads = row.reshape([1, 4, 32]);
+
 const families = {
   elementwise: () => x.swiglu(x),
   rows: () => x.softmax(-1),
@@ -38,6 +59,8 @@ const families = {
   matmul4bit: () => matmul4bit(x, weight),
   rows4bit: () => matmul4bit(row, weight),
   attention: () => attention(heads, heads, heads, { lengths: [128] }),
+  attentionGrad,
+  attentionDecode: () => attention(lastHeads, heads, heads, { lengths: [1], keyLengths: [128] }),
 };
 
 const family = process.argv[2] as keyof typeof families;

@@ -36,6 +36,7 @@ const [a, w, u, v, x, norm] = [
   made(5, 200, 3, 40),
   made(6, 40),
 ];
+const [few, alone] = [made(12, 3, 3, 40), made(13, 300, 1, 40)];
 /** Half-byte weights of 330 x 192, whole panels and edges, through all their kernels. */
 const quantized = () => {
   const given = { quantType: 'nf4', blocksize: 64 } as const;
@@ -68,6 +69,12 @@ const results = () => {
   const turned = rope(rmsNorm(x, norm, 1e-5), made(7, 200, 20), made(8, 200, 20));
   const attended = attention(turned, turned, x, { lengths: [130, 70], slidingWindow: 90 });
   const second = attended.silu().sum().backward();
+  const decoded = attention(few, x, x, { lengths: [1, 2], keyLengths: [150, 50], slidingWindow: 120 });
+  // One head: its backward is cut into parts.
+  const third = attention(alone, alone, alone, { lengths: [300] })
+    .silu()
+    .sum()
+    .backward();
   return [
     ...quantized(),
     ...rows(),
@@ -76,6 +83,8 @@ const results = () => {
     attended,
     ...[a, w, u, v].map((t) => first.of(t)),
     ...[x, norm].map((t) => second.of(t)),
+    decoded,
+    third.of(alone),
   ];
 };
 let hash = 0xcbf29ce484222325n;
