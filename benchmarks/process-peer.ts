@@ -2,7 +2,7 @@
  * A peer in a process of its own, spoken to in lines of JSON: V8's flags are process-wide, so a library in a stranger's
  * Node, and Python, are measured there. The process first writes `{"version": V, "threads": N}`, then answers each
  * `{"id", "do", ...}` with `{"id", "value"}` or `{"id", "error"}`:
- *   do: work, folder      value: null, or {"work": NUMBER, "part"?: NUMBER}
+ *   do: work, folder      value: null, or {"work": NUMBER, "part"?: NUMBER, "roundoff"?: NUMBER}
  *   do: seconds, work     value: seconds of one call
  *   do: result, work, folder   value: how many outputs were written, as `work-files.ts` says
  *   do: dispose, work     value: null
@@ -25,23 +25,45 @@ interface Answer {
 /** A line to a program and its answer. */
 export type Ask = (request: { readonly do: string } & Readonly<Record<string, unknown>>) => Promise<unknown>;
 
-/** Work behind {@link Ask}; the files live as long as the call that needs them. */
+const newFolder = (): string => mkdtempSync(join(tmpdir(), 'lorikeet-bench-'));
+const remove = (folder: string): void => rmSync(folder, { recursive: true, force: true });
+
+/** The files of the spec that was asked for last: one peer after the other reads them. */
+let written: { readonly spec: WorkSpec; readonly folder: string } | undefined;
+process.once('exit', () => written && remove(written.folder));
+
+function folderOf(spec: WorkSpec): string {
+  if (written?.spec !== spec) {
+    if (written) remove(written.folder);
+    written = { spec, folder: newFolder() };
+    writeWork(written.folder, spec);
+  }
+  return written.folder;
+}
+
+interface Made {
+  readonly work: number;
+  readonly part?: number;
+  readonly roundoff?: number;
+}
+
+/** Work behind {@link Ask}. A program has read a spec's files when it answers. */
 export async function remoteWork(ask: Ask, spec: WorkSpec): Promise<PeerWork | null> {
-  const withFolder = async <T>(use: (folder: string) => Promise<T>): Promise<T> => {
-    const folder = mkdtempSync(join(tmpdir(), 'lorikeet-bench-'));
-    return use(folder).finally(() => rmSync(folder, { recursive: true, force: true }));
-  };
-  const made = await withFolder(async (folder) => {
-    writeWork(folder, spec);
-    return (await ask({ do: 'work', folder })) as { work: number; part?: number } | null;
-  });
+  const made = (await ask({ do: 'work', folder: folderOf(spec) })) as Made | null;
   if (made === null) return null;
-  const { work, part = 1 } = made;
+  const { work, part = 1, roundoff } = made;
   return {
     part,
+    ...(roundoff && { roundoff }),
     seconds: async () => (await ask({ do: 'seconds', work })) as number,
-    result: () =>
-      withFolder(async (folder) => readOutputs(folder, (await ask({ do: 'result', work, folder })) as number)),
+    result: async () => {
+      const folder = newFolder();
+      try {
+        return readOutputs(folder, (await ask({ do: 'result', work, folder })) as number);
+      } finally {
+        remove(folder);
+      }
+    },
     dispose: () => void ask({ do: 'dispose', work }).catch(() => {}),
   };
 }

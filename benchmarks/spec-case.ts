@@ -14,8 +14,13 @@ export interface SpecCase<Spec extends WorkSpec> {
   /** FLOP or bytes of one call. */
   readonly work: (spec: Spec) => number;
   readonly limit: (spec: Spec) => Limit;
-  /** 'main': rows in every host, with cold caches and after 500 other ops. 'paired': beside ourselves without pairs. */
+  /**
+   * 'main': rows in every host, with cold caches and after 500 other ops. 'paired': beside ourselves without pairs, on the
+   * fewest threads.
+   */
   readonly also?: 'main' | 'paired';
+  /** Peers on every thread count, not on the most alone. Default false: a run has an end. */
+  readonly everyPeer?: boolean;
 }
 
 interface Part {
@@ -32,7 +37,7 @@ const timing = ({ run, seconds }: PeerWork) => ({ ...(run && { run }), ...(secon
 
 async function checked(part: Part, name: string, work: PeerWork, context: BenchContext): Promise<PeerWork> {
   context.defer(() => work.dispose());
-  part.check(`${part.row}, ${name}`, await work.result());
+  part.check(`${part.row}, ${name}`, await work.result(), work.roundoff);
   return work;
 }
 
@@ -75,7 +80,8 @@ async function afterEach(prepare: () => void, run: () => unknown): Promise<numbe
 
 /** Ourselves elsewhere: a row of its own for a main case, and the column that shows what pairing vectors is worth. */
 async function elsewhere(part: Part, isMain: boolean, host: Peer, context: BenchContext): Promise<BenchContender[]> {
-  if (!isMain && host.name !== 'library') return [];
+  const fewest = Math.min(...context.backends.keys());
+  if (!isMain && (host.name !== 'library' || host.threads !== fewest)) return [];
   const made = await host.work(part.spec);
   if (made === null) return [];
   const work = await checked(part, host.name, made, context);
@@ -94,19 +100,39 @@ async function elsewhere(part: Part, isMain: boolean, host: Peer, context: Bench
   ];
 }
 
-async function peersOf(part: Part, context: BenchContext, rows: readonly string[]): Promise<BenchContender[]> {
+/** Variants of a library that differ in threads alone are one family: 'jax-js' and 'jax-js threads'. */
+const familyOf = ({ name }: Peer): string => name.replace(/ threads$/, '');
+
+/** Of each family the peer on the most threads. */
+function widest(peers: readonly Peer[]): Peer[] {
+  const chosen = new Map<string, Peer>();
+  for (const peer of peers)
+    if (peer.threads > (chosen.get(familyOf(peer))?.threads ?? 0)) chosen.set(familyOf(peer), peer);
+  return [...chosen.values()];
+}
+
+async function peersOf(
+  part: Part,
+  peers: readonly Peer[],
+  context: BenchContext,
+  rows: readonly string[],
+): Promise<BenchContender[]> {
   const contenders: BenchContender[] = [];
-  for (const peer of context.peers) {
+  for (const peer of peers) {
     const { name, version, threads } = peer;
-    const made = await peer.work(part.spec);
-    if (made === null) continue;
-    const work = await checked(part, name, made, context);
-    contenders.push({
-      name: `${name}, ${threads} threads`,
-      work: part.work * (made.part ?? 1),
-      ...timing(work),
-      peer: { name, version, threads, of: rows },
-    });
+    try {
+      const made = await peer.work(part.spec);
+      if (made === null) continue;
+      const work = await checked(part, name, made, context);
+      contenders.push({
+        name: `${name}, ${threads} threads`,
+        work: part.work * (made.part ?? 1),
+        ...timing(work),
+        peer: { name, version, threads, of: rows },
+      });
+    } catch (error) {
+      console.log(`${name} on ${threads} threads is left out: ${error instanceof Error ? error.message : error}`);
+    }
   }
   return contenders;
 }
@@ -136,7 +162,9 @@ export function specCase<Spec extends WorkSpec>(of: SpecCase<Spec>): BenchCase {
         contenders.push(...(await ours(part, also, context)));
         for (const host of also ? context.hosts : [])
           contenders.push(...(await elsewhere(part, also === 'main', host, context)));
-        if (i === 0) contenders.push(...(await peersOf(part, context, labels.map(rowOf))));
+        if (i > 0) continue;
+        const peers = of.everyPeer ? context.peers : widest(context.peers);
+        contenders.push(...(await peersOf(part, peers, context, labels.map(rowOf))));
       }
       return contenders;
     },

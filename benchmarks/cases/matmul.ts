@@ -47,6 +47,7 @@ const dense = (
     work: flopOf,
     limit: () => boundBy('multiply-add'),
     ...(also && { also }),
+    everyPeer: halves,
   });
 
 /** Phi-3-mini's products for 512 tokens, W [n, k] as checkpoints hold it: o_proj, qkv_proj and gate_up_proj. */
@@ -77,13 +78,18 @@ const skinny = (what: string, r: number, shape: Shape): BenchCase =>
     work: flopOf,
     limit: skinnyLimit,
   });
-const lora = [4, 16, 64].flatMap((r) => [
+const adapters = (r: number): BenchCase[] => [
   skinny('A', r, { m: 512, k: 3072, n: r }),
   skinny('B', r, { m: 512, k: r, n: 3072 }),
-  skinny('gradient of A', r, { m: r, k: 512, n: 3072, transpose: 'TN' }),
-  skinny('gradient of B', r, { m: 3072, k: 512, n: r, transpose: 'TN' }),
-  skinny('gradient of x', r, { m: 512, k: r, n: 3072, transpose: 'NN' }),
-]);
+];
+const lora = [
+  ...adapters(4),
+  ...adapters(16),
+  skinny('gradient of A', 16, { m: 16, k: 512, n: 3072, transpose: 'TN' }),
+  skinny('gradient of B', 16, { m: 3072, k: 512, n: 16, transpose: 'TN' }),
+  skinny('gradient of x', 16, { m: 512, k: 16, n: 3072, transpose: 'NN' }),
+  ...adapters(64),
+];
 
 /** Few rows through weights of 288 MiB in turn, so that they come from memory. */
 const few = (m: number, dtype: 'f32' | 'bf16'): BenchCase => {
