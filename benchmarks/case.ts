@@ -60,6 +60,8 @@ export interface BenchContender extends Contender {
     readonly version: string;
     /** It stands in rows of at least so many threads, unless one of its name has more. */
     readonly threads: number;
+    /** It stands in rows of as many threads alone. */
+    readonly sameThreads?: boolean;
     /** Names of the only rows it stands in; absent: all of the case. */
     readonly of?: readonly string[];
   };

@@ -83,9 +83,11 @@ test('other rows of the case stand beside one that asks for them, and a peer onl
   const all = measured([
     ours(1, [80e9], 'f32'),
     { row: { name: 'bf16', threads: 1, versus: { 'lorikeet f32': 'f32' } }, rates: [60e9] },
-    { peer: { name: 'not paired', version: '1', threads: 1, of: ['bf16'] }, rates: [30e9] },
+    { row: { name: 'bf16', threads: 2 }, rates: [70e9] },
+    { peer: { name: 'not paired', version: '1', threads: 1, of: ['bf16'], sameThreads: true }, rates: [30e9] },
   ]);
-  const [f32, bf16] = resultsOf([all]);
+  const [f32, bf16, two] = resultsOf([all]);
+  expect(Object.keys(two!.row.peers)).toEqual(['lorikeet, 1 thread']);
   expect(f32!.row.peers).toEqual({});
   expect(bf16!.row).toMatchObject({
     limit: null,

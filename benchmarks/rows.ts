@@ -71,6 +71,7 @@ function columnsOf(measured: Measured, contender: BenchContender): Column[] {
   const columns = new Map<string, Column & { readonly threads: number }>();
   for (const [i, { peer }] of contenders.entries()) {
     if (!peer || peer.threads > threads || (peer.of && !peer.of.includes(name))) continue;
+    if (peer.sameThreads && peer.threads !== threads) continue;
     if (peer.threads > (columns.get(peer.name)?.threads ?? 0)) columns.set(peer.name, { ...peer, rate: rates[i]! });
   }
   const ourRow = (wanted: string, count: number): Rate | undefined =>

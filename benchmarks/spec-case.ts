@@ -94,7 +94,7 @@ async function elsewhere(part: Part, isMain: boolean, host: Peer, context: Bench
       ...timing(work),
       ...(isMain && { row: { name, threads, limit: part.limit } }),
       ...(host.name === 'library' && {
-        peer: { name: 'lorikeet, not paired', version, threads, of: [part.row] },
+        peer: { name: 'lorikeet, not paired', version, threads, sameThreads: true, of: [part.row] },
       }),
     },
   ];
