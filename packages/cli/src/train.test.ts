@@ -226,7 +226,16 @@ describe('after training', () => {
     const examined = await run(['doctor', '--json']);
     expect(examined.code).toBe(0);
     const doctor = oneObject(examined.stdout);
-    expect(doctor).toMatchObject({ command: 'doctor', chosen: 'cpu', cpu: { found: true } });
+    expect(doctor).toMatchObject({
+      command: 'doctor',
+      chosen: 'cpu',
+      cpu: {
+        found: true,
+        details: { kernels: expect.arrayContaining(['matmul', 'attention']), switchedOff: [] },
+        limits: { multiplyAddGflops: expect.any(Number), copyGbPerSecond: expect.any(Number) },
+        missingForSpeed: expect.any(Array),
+      },
+    });
     expect(
       (doctor.webgpu as { found: boolean; missing?: string }).found ||
         (doctor.webgpu as { missing: string }).missing.length > 20,

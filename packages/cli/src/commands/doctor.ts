@@ -6,6 +6,7 @@ import { type Command, Option } from 'commander';
 import { type Begin, type DeviceOptions, makeCommand, withDevice } from '../command.ts';
 import { entryPath } from '../entry.ts';
 import { exitCodeOf, exitCodes } from '../errors.ts';
+import { type EngineLimits, measureEngine, missingForSpeed } from '../model/measure-engine.ts';
 import { openBackend } from '../model/open-backend.ts';
 import { renderFields } from '../terminal/table.ts';
 import { version } from '../version.ts';
@@ -28,6 +29,10 @@ interface DoctorFlags extends DeviceOptions {
 interface DeviceReport {
   readonly found: boolean;
   readonly details?: Readonly<Record<string, unknown>>;
+  /** CPU only: the processor's own limits, which no kernel can pass. */
+  readonly limits?: EngineLimits;
+  /** CPU only: what would make it faster. */
+  readonly missingForSpeed?: readonly string[];
   /** What is missing and what to install. */
   readonly missing?: string;
 }
@@ -74,7 +79,9 @@ async function probe(
 ): Promise<DeviceReport> {
   try {
     const backend = await openBackend({ device, threads });
-    const found = { found: true, details: backend.describe() };
+    const details = backend.describe();
+    const limits = measureEngine(backend);
+    const found = { found: true, details, ...(limits && { limits, missingForSpeed: missingForSpeed(details) }) };
     report(found);
     await backend.close();
     return found;
@@ -104,8 +111,14 @@ async function probeInProcess(device: ProbedDevice): Promise<DeviceReport> {
   }
 }
 
+const describeLimits = (limits: EngineLimits): (readonly [string, string])[] => [
+  ['  peak', `${limits.multiplyAddGflops} GFLOP/s of multiply-adds`],
+  ['  bandwidth', `${limits.copyGbPerSecond} GB/s copied (read + written), ${limits.readGbPerSecond} GB/s read`],
+];
+
 function describe(report: Awaited<ReturnType<typeof examine>>): string {
   const { memory, disk, cpu, webgpu } = report;
+  const { limits, missingForSpeed: lacks = [] } = cpu;
   const list = (value: unknown): string => (Array.isArray(value) ? value.join(', ') : String(value));
   const details = (device: DeviceReport): (readonly [string, string])[] =>
     device.found
@@ -129,6 +142,8 @@ function describe(report: Awaited<ReturnType<typeof examine>>): string {
     ['device auto', report.chosen],
     ['cpu', cpu.found ? 'ready' : 'not found'],
     ...details(cpu),
+    ...(limits ? describeLimits(limits) : []),
+    ...(cpu.found ? [['  missing for more', lacks.length > 0 ? lacks.join('; ') : 'nothing'] as const] : []),
     ['webgpu', webgpu.found ? 'ready' : 'not found'],
     ...details(webgpu),
     ['quantization', `${report.quantization.join(', ')} (--load-in-4bit, --load-in-8bit, lorikeet quantize)`],
