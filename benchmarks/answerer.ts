@@ -23,7 +23,7 @@ export function answerer(
   return async ({ do: verb, work, folder }) => {
     if (verb === 'work') {
       const made = await prepare(await files.read(folder));
-      return made && { work: works.push(made) - 1, part: made.part };
+      return made && { work: works.push(made) - 1, part: made.part, roundoff: made.roundoff };
     }
     const made = works[work]!;
     if (verb === 'seconds') return made.seconds ? made.seconds() : time(() => made.run!());

@@ -275,19 +275,20 @@ function entriesOf(spec: WorkSpec): Entries {
 }
 
 /** Checks of one spec, computed once for all who do it. A result with the first rows alone is checked as far as it goes. */
-export function checkerOf(spec: WorkSpec): (name: string, outputs: readonly Float32Array[]) => void {
+export function checkerOf(spec: WorkSpec): (name: string, outputs: readonly Float32Array[], roundoff?: number) => void {
   if (spec.op === 'dropout') return (name, outputs) => checkDropout(name, spec, outputs);
   const expected = [...entriesOf(spec)];
   if (expected.length === 0) throw new Error(`bench: ${spec.op} has no check: give the case one of its own.`);
-  return (name, outputs) => {
+  return (name, outputs, roundoff = unit) => {
     let compared = 0;
     for (const { output, at, want, bound } of expected) {
       const values = outputs[output];
       if (values === undefined) throw new Error(`${name}: output ${output} is missing`);
       if (at >= values.length) continue;
       compared++;
-      if (!(Math.abs(values[at]! - want) <= bound))
-        throw new Error(`${name}: output ${output}, entry ${at} is ${values[at]}, expected ${want} within ${bound}`);
+      const allowed = (bound * roundoff) / unit;
+      if (!(Math.abs(values[at]! - want) <= allowed))
+        throw new Error(`${name}: output ${output}, entry ${at} is ${values[at]}, expected ${want} within ${allowed}`);
     }
     if (compared === 0) throw new Error(`${name}: gave no entry to compare`);
   };

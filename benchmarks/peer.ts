@@ -28,6 +28,8 @@ export interface PeerWork {
   result(): Promise<readonly Float32Array[]>;
   /** The part of the work one call does, for a peer that would need minutes: it takes the first rows. Default 1. */
   readonly part?: number;
+  /** Unit roundoff of its arithmetic where that is coarser than f32's 2^-24: the bounds of the check widen with it. */
+  readonly roundoff?: number;
   dispose(): void;
 }
 

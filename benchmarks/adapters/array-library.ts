@@ -39,6 +39,8 @@ export interface ArrayLibrary<T> {
   mean(x: T): T;
   softmax(x: T): T;
   logSoftmax(x: T): T;
+  /** x; and its gradient is computed once, where a compiler would write it into the loops of every product that reads it. */
+  fence(x: T): T;
   /** Null where it has no such op. */
   dropout(x: T, p: number): T | null;
 }

@@ -8,7 +8,7 @@ import { openers } from '../peers.ts';
 import { mlpLosses } from './mlp-reference.ts';
 import { smallWorks, titleOf } from './small-works.ts';
 
-type Check = (name: string, outputs: readonly Float32Array[]) => void;
+type Check = ReturnType<typeof checkerOf>;
 
 function mlpCheck(spec: Extract<WorkSpec, { op: 'mlpStep' }>): Check {
   const losses = mlpLosses(spec, 2);
@@ -41,7 +41,7 @@ async function tryAll(peer: Peer): Promise<{ right: number; wrong: number }> {
       if (work === null) lacking.push(title);
       else {
         const seconds = work.seconds ? await work.seconds() : 1;
-        check(`${peer.name}, ${title}`, await work.result());
+        check(`${peer.name}, ${title}`, await work.result(), work.roundoff);
         if (!(seconds > 0)) throw new Error(`${title}: took ${seconds} s`);
         work.dispose();
         right++;

@@ -15,6 +15,7 @@ import type { ArrayLibrary } from './array-library.ts';
 import { composedWork } from './composed-work.ts';
 import { mlpLosses } from './mlp-reference.ts';
 import { smallWorks, titleOf } from './small-works.ts';
+import { loraWork } from './steps.ts';
 
 const backend = referenceBackend();
 const labelsOf = new WeakMap<Tensor, Int32Array>();
@@ -64,6 +65,7 @@ const library: ArrayLibrary<Tensor> = {
   mean: (x) => x.mean(-1, { keepDims: true }),
   softmax: (x) => x.softmax(),
   logSoftmax: (x) => x.logSoftmax(),
+  fence: (x) => x,
   dropout: () => null,
 };
 
@@ -110,6 +112,8 @@ test('the LoRA step gives the losses of our own model', async () => {
     await saveAdapter(nodeFiles(), spec.adapter, model, { baseModelNameOrPath: 'm' });
     const work = await composedWork(library, spec);
     const [losses] = await work!.result();
+    const inParts = await loraWork(library, spec, 1);
+    for (const [i, loss] of (await inParts.result())[0]!.entries()) expect(loss).toBeCloseTo(losses![i]!, 5);
 
     const parameters = trainableParameters(model);
     const optimizer = new AdamW(parameters, { lr: spec.lr, weightDecay: 0 });

@@ -34,7 +34,7 @@ export function causalMask(queries: number, keys: number): Float32Array {
 
 /** Mean of -log p(label) over the counted labels. */
 export function crossEntropy<T>(of: ArrayLibrary<T>, logits: T, labels: T, classes: number, counted: number): T {
-  return of.mul(of.sum(of.mul(of.logSoftmax(logits), of.oneHot(labels, classes)), null), -1 / counted);
+  return of.mul(of.sum(of.mul(of.logSoftmax(of.fence(logits)), of.oneHot(labels, classes)), null), -1 / counted);
 }
 
 export const countLabels = (labels: Int32Array): number => labels.reduce((n, l) => n + (l === -100 ? 0 : 1), 0);

@@ -33,6 +33,7 @@ interface Module {
 export function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
   const { numpy: np, nn, random } = jax;
   const kept = (x: Jax | number): unknown => (typeof x === 'number' ? x : x.ref);
+  let nothing: Jax | null = null;
   const swap = (x: Jax): Jax => np.matrixTranspose!(x.ref);
   const maps: Partial<Record<MapFunction, (x: Jax) => Jax>> = {
     exp: (x) => np.exp!(x.ref),
@@ -53,11 +54,17 @@ export function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
       return (inputs) => jax.blockUntilReady(call(...inputs.map((x) => x.ref)));
     },
     differentiate(f, inputs, gradient) {
-      const [y, back] = jax.vjp(
-        (...variables) => f(variables),
-        inputs.map((x) => x.ref),
+      const [value, back] = jax.vjp(
+        (...variables) => {
+          nothing = variables.pop()!;
+          const y = f(variables);
+          nothing = null;
+          return y;
+        },
+        [...inputs.map((x) => x.ref), np.zeros!([])],
       );
-      return { y, gradients: back(gradient?.ref ?? np.ones!([])) };
+      const gradients = back(gradient?.ref ?? np.ones!([]));
+      return { y: np.add!(value, np.multiply!(gradients.pop()!, 0)), gradients };
     },
     // With both operands transposed its kernel is scalar and 100 times slower than the transpose of the other product.
     matmul: (a, b, transposeA, transposeB) =>
@@ -87,6 +94,8 @@ export function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
     mean: (x) => np.mean!(x.ref, -1, { keepdims: true }),
     softmax: (x) => nn.softmax!(x.ref),
     logSoftmax: (x) => nn.logSoftmax!(x.ref),
+    // Its gradient gets a second reader, the sum that is the gradient of `nothing`: only then is it an array of its own.
+    fence: (x) => (nothing === null ? x : np.add!(x.ref, nothing.ref)),
     dropout: (x, p) => {
       const keep = random.bernoulli!(random.key!(1), 1 - p, (x as Jax & { shape: number[] }).shape);
       return np.where!(keep, np.multiply!(x.ref, 1 / (1 - p)), 0);

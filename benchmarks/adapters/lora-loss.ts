@@ -9,13 +9,19 @@ import { attention, causalMask, countLabels, crossEntropy, rmsNorm, rope, swiglu
 
 export interface LoraLoss<T> {
   /** First values of all A and B. */
-  readonly adapters: readonly { readonly values: Float32Array; readonly shape: readonly number[] }[];
-  /** Frozen weights, tables and the batch. */
+  readonly adapters: readonly Stored[];
+  readonly weights: readonly T[];
+  /** The batch in parts, whose losses add up to that of the batch. */
+  readonly parts: readonly Part<T>[];
+}
+
+export interface Part<T> {
+  /** Tables and tokens: what `loss` takes after the weights. */
   readonly constants: readonly T[];
   loss(adapters: readonly T[], constants: readonly T[]): T;
 }
 
-interface Stored {
+export interface Stored {
   readonly values: Float32Array;
   readonly shape: readonly number[];
 }
@@ -77,48 +83,75 @@ function ropeTables(length: number, width: number, theta: number): [Float32Array
   return [Float32Array.from(angles, Math.cos), Float32Array.from(angles, Math.sin)];
 }
 
-export async function loraLoss<T>(of: ArrayLibrary<T>, spec: LoraStepSpec): Promise<LoraLoss<T>> {
+/** Most bytes of logits at once: jax-js has 4 GiB for everything and keeps several arrays of their size. */
+export const mostLogitBytes = 48 * 2 ** 20;
+
+/** Rows that go together, so many that their logits stay below the limit. */
+function partsOf(rows: LoraStepSpec['rows'], vocabulary: number, most: number): LoraStepSpec['rows'][] {
+  const longest = Math.max(...rows.map((row) => row.ids.length));
+  const count = Math.max(1, Math.floor(most / (4 * longest * vocabulary)));
+  return Array.from({ length: Math.ceil(rows.length / count) }, (_, i) => rows.slice(i * count, (i + 1) * count));
+}
+
+export async function loraLoss<T>(of: ArrayLibrary<T>, spec: LoraStepSpec, mostBytes: number): Promise<LoraLoss<T>> {
   const config = readJson<Config>(spec.model, 'config.json');
-  const { hidden_size: d, num_attention_heads: heads, vocab_size: vocabulary, rms_norm_eps: eps } = config;
+  const heads = config.num_attention_heads;
   if ((config.num_key_value_heads ?? heads) !== heads)
     throw new RangeError('bench: the peers do LoRA on models with as many key heads as query heads.');
   const { r, lora_alpha: alpha } = readJson<{ r: number; lora_alpha: number }>(spec.adapter, 'adapter_config.json');
-  const weights = await readTensors(join(spec.model, 'model.safetensors'));
+  const files = await readTensors(join(spec.model, 'model.safetensors'));
   const stored = await readTensors(join(spec.adapter, 'adapter_model.safetensors'));
-  const { ids, labels, length } = padded(spec.rows);
-  const [batch, width] = [spec.rows.length, d / heads];
-
   const layers = Array.from({ length: config.num_hidden_layers }, (_, i) => `model.layers.${i}`);
   const paths = layers.flatMap((layer) => linears.map((name) => `${layer}.${name}`));
   const adapters = paths.flatMap((path) =>
     ['lora_A', 'lora_B'].map((name) => found(stored, `base_model.model.${path}.${name}.weight`)),
   );
-  const head = weights.has('lm_head.weight') ? 'lm_head' : 'model.embed_tokens';
+  const head = files.has('lm_head.weight') ? 'lm_head' : 'model.embed_tokens';
   const names = [
     ...paths,
     ...layers.flatMap((layer) => norms.map((name) => `${layer}.${name}`)),
     ...['model.embed_tokens', 'model.norm', head],
   ];
+  const weights = names.map((name) => {
+    const { values, shape } = found(files, `${name}.weight`);
+    return of.array(values, shape);
+  });
+  const model = { config, layers, paths, names, head, scale: alpha / r };
+  const counted = spec.rows.reduce((sum, { labels }) => sum + countLabels(labels.subarray(1)), 0);
+  const parts = partsOf(spec.rows, config.vocab_size, mostBytes).map((rows) => partLoss(of, model, rows, counted));
+  return { adapters, weights, parts };
+}
+
+interface Model {
+  readonly config: Config;
+  readonly layers: readonly string[];
+  readonly paths: readonly string[];
+  /** Of the weights, in their order. */
+  readonly names: readonly string[];
+  readonly head: string;
+  readonly scale: number;
+}
+
+function partLoss<T>(of: ArrayLibrary<T>, model: Model, rows: LoraStepSpec['rows'], counted: number): Part<T> {
+  const { config, layers, paths, names, head, scale } = model;
+  const { hidden_size: d, num_attention_heads: heads, intermediate_size: f, rms_norm_eps: eps } = config;
+  const { ids, labels, length } = padded(rows);
+  const [batch, width] = [rows.length, d / heads];
   const [cos, sin] = ropeTables(length, width, config.rope_parameters?.rope_theta ?? config.rope_theta ?? 10_000);
   const constants = [
-    ...names.map((name) => {
-      const { values, shape } = found(weights, `${name}.weight`);
-      return of.array(values, shape);
-    }),
     of.array(cos, [length, width / 2]),
     of.array(sin, [length, width / 2]),
     of.array(causalMask(length, length), [length, length]),
     of.array(ids, [batch * length]),
     of.array(labels, [batch * length]),
   ];
-
   const loss = (parameters: readonly T[], given: readonly T[]): T => {
     const weightAt = new Map(names.map((name, i) => [name, given[i]!]));
     const [c, s, mask, tokens, targets] = given.slice(names.length) as [T, T, T, T, T];
     const linear = (path: string, x: T): T => {
       const at = 2 * paths.indexOf(path);
       const low = of.matmul(x, parameters[at]!, false, true);
-      const update = of.mul(of.matmul(low, parameters[at + 1]!, false, true), alpha / r);
+      const update = of.mul(of.matmul(low, parameters[at + 1]!, false, true), scale);
       return of.add(of.matmul(x, weightAt.get(path)!, false, true), update);
     };
     const norm = (path: string, x: T): T => rmsNorm(of, x, weightAt.get(path)!, eps);
@@ -134,14 +167,13 @@ export async function loraLoss<T>(of: ArrayLibrary<T>, spec: LoraStepSpec): Prom
       const joined = of.reshape(of.permute(mixed, [0, 2, 1, 3]), [batch * length, d]);
       x = of.add(x, linear(`${layer}.self_attn.o_proj`, joined));
       const gateUp = linear(`${layer}.mlp.gate_up_proj`, norm(`${layer}.post_attention_layernorm`, x));
-      const f = config.intermediate_size;
       const mlp = swiglu(of, columns(gateUp, 0, f), columns(gateUp, f, f));
       x = of.add(x, linear(`${layer}.mlp.down_proj`, mlp));
     }
     const logits = of.matmul(norm('model.norm', x), weightAt.get(head)!, false, true);
-    return crossEntropy(of, logits, targets, vocabulary, countLabels(labels));
+    return crossEntropy(of, logits, targets, config.vocab_size, counted);
   };
-  return { adapters, constants, loss };
+  return { constants, loss };
 }
 
 function found(tensors: ReadonlyMap<string, Stored>, name: string): Stored {

@@ -2,7 +2,7 @@
 import type { AdamwSpec, LoraStepSpec, MlpStepSpec, PeerWork } from '../peer.ts';
 import type { ArrayLibrary } from './array-library.ts';
 import { adamw, adamwRates, countLabels, crossEntropy } from './compositions.ts';
-import { loraLoss } from './lora-loss.ts';
+import { type LoraLoss, loraLoss, mostLogitBytes } from './lora-loss.ts';
 
 /** Calls `step(state, constants, number of the step)`, whose outputs are the next state and what is reported of the step. */
 function stepping<T>(
@@ -122,38 +122,80 @@ export function mlpWork<T>(of: ArrayLibrary<T>, spec: MlpStepSpec): PeerWork {
   return reporting(of, fresh, 2);
 }
 
-export async function loraWork<T>(of: ArrayLibrary<T>, spec: LoraStepSpec): Promise<PeerWork> {
-  const { adapters, constants, loss } = await loraLoss(of, spec);
-  const settings = { lr: spec.lr, betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 } as const;
+const loraAdamw = { betas: [0.9, 0.999], eps: 1e-8, weightDecay: 0 } as const;
+
+/** [parameters, m, v, gradients, rates] to the next [parameters, m, v]: gradients clipped to norm 1, then AdamW. */
+function clippedAdamw<T>(of: ArrayLibrary<T>, inputs: readonly T[], count: number, lr: number): readonly T[] {
+  const [p, m, v, gradients] = [0, 1, 2, 3].map((part) => inputs.slice(part * count, (part + 1) * count));
+  const rates = inputs.slice(4 * count) as [T, T];
+  const squares = gradients!.map((g) => of.sum(of.mul(g, g), null)).reduce((a, b) => of.add(a, b));
+  const clip = of.atMost(of.rsqrt(of.add(squares, 1e-12)), 1);
+  const moved = p!.map((x, i) =>
+    adamw(of, [x, m![i]!, v![i]!], of.mul(gradients![i]!, clip), rates, { lr, ...loraAdamw }),
+  );
+  return [0, 1, 2].flatMap((part) => moved.map((after) => after[part]!));
+}
+
+/** [loss, ...gradients] of the batch: part by part, added up. */
+function batchGradients<T>(
+  of: ArrayLibrary<T>,
+  { adapters, weights, parts }: LoraLoss<T>,
+): (parameters: readonly T[]) => Promise<readonly T[]> {
   const count = adapters.length;
-  const fresh = () =>
-    stepping<T>(
-      of,
-      [
-        ...adapters.map(({ values, shape }) => of.array(values, shape)),
-        ...adapters.map(({ shape }) => zeros(of, shape)),
-        ...adapters.map(({ shape }) => zeros(of, shape)),
-      ],
-      constants,
-      (state, rest) => {
-        const frozen = rest.slice(0, constants.length);
-        const rates = rest.slice(constants.length) as [T, T];
-        const parameters = state.slice(0, count);
-        const { y, gradients } = of.differentiate((p) => loss(p, frozen), parameters);
-        const squares = gradients.map((g) => of.sum(of.mul(g, g), null)).reduce((a, b) => of.add(a, b));
-        const clip = of.atMost(of.rsqrt(of.add(squares, 1e-12)), 1);
-        const moved = parameters.map((p, i) =>
-          adamw(of, [p, state[count + i]!, state[2 * count + i]!], of.mul(gradients[i]!, clip), rates, settings),
-        );
-        return { state: [0, 1, 2].flatMap((part) => moved.map((m) => m[part]!)), report: [y] };
+  const calls = parts.map(({ constants, loss }) => {
+    const call = of.compile((inputs) => {
+      const { y, gradients } = of.differentiate((p) => loss(p, inputs.slice(count)), inputs.slice(0, count));
+      return [y, ...gradients];
+    });
+    return (parameters: readonly T[]) => call([...parameters, ...weights, ...constants]);
+  });
+  const addUp = of.compile((both) => both.slice(0, count + 1).map((x, i) => of.add(x, both[count + 1 + i]!)));
+  return async (parameters) => {
+    let total: readonly T[] = await calls[0]!(parameters);
+    for (const call of calls.slice(1)) {
+      const both = [...total, ...(await call(parameters))];
+      total = await addUp(both);
+      for (const x of both) of.free(x);
+    }
+    return total;
+  };
+}
+
+export async function loraWork<T>(
+  of: ArrayLibrary<T>,
+  spec: LoraStepSpec,
+  mostBytes = mostLogitBytes,
+): Promise<PeerWork> {
+  const { lr } = spec;
+  const model = await loraLoss(of, spec, mostBytes);
+  const { adapters, weights, parts } = model;
+  const count = adapters.length;
+  const gradientsAt = batchGradients(of, model);
+  const update = of.compile((inputs) => clippedAdamw(of, inputs, count, lr));
+  const free = (arrays: readonly T[]): void => {
+    for (const x of arrays) of.free(x);
+  };
+  const fresh = () => {
+    const first = adapters.map(({ values, shape }) => of.array(values, shape));
+    let state: readonly T[] = [...first, ...[...adapters, ...adapters].map(({ shape }) => zeros(of, shape))];
+    let step = 0;
+    return {
+      async call(): Promise<readonly T[]> {
+        const [loss, ...gradients] = await gradientsAt(state.slice(0, count));
+        const used = [...state, ...gradients, ...rateArrays(of, adamwRates({ lr, ...loraAdamw }, ++step))];
+        state = await update(used);
+        free(used);
+        return [loss!];
       },
-      (step) => rateArrays(of, adamwRates(settings, step)),
-    );
-  const work = reporting(of, () => ({ ...fresh(), dispose: () => {} }), 2);
+      dispose: () => free(state),
+    };
+  };
+  const work = reporting(of, fresh, 2);
   return {
     ...work,
     dispose: () => {
-      for (const x of constants) of.free(x);
+      work.dispose();
+      free([...weights, ...parts.flatMap(({ constants }) => constants)]);
     },
   };
 }

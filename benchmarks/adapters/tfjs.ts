@@ -79,6 +79,7 @@ function tfjsLibrary(tf: Ops, transposesFirst: boolean): ArrayLibrary<Tensor> {
     mean: (x) => tf.mean!(x, -1, true),
     softmax: (x) => tf.softmax!(x),
     logSoftmax: (x) => tf.logSoftmax!(x),
+    fence: (x) => x,
     dropout: (x, p) => tf.dropout!(x, p),
   };
 }
