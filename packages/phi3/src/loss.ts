@@ -38,15 +38,29 @@ export function countTrainedTokens(batch: LossBatch): number {
   return count;
 }
 
-/** Cross-entropy of lm_head(hidden) against the shifted labels, in chunks of rows. */
+/** @throws ShapeError where labels do not stand beside the ids */
+export function requireLabels(labels: LossBatch['labels'], ids: number): void {
+  if (labels.length !== ids)
+    throw new ShapeError(`Phi3.loss: labels must be one an id: got ${labels.length} for ${ids} ids.`);
+}
+
+/** Cross-entropy of lm_head(hidden [t, d]) against the shifted labels, in chunks of rows. */
 export function causalLoss(hidden: Tensor, lmHead: LinearLike, batch: LossBatch, options: LossOptions): Tensor {
-  if (batch.labels.length !== hidden.shape[0])
-    throw new ShapeError(`Phi3.loss: labels must be one an id: got ${batch.labels.length} for ${hidden.shape[0]} ids.`);
-  return headLoss(hidden, lmHead, shiftLabels(batch), options);
+  requireLabels(batch.labels, hidden.shape[0]!);
+  return rowsLoss(hidden, lmHead, shiftLabels(batch), options);
+}
+
+/** Labels of the next token [t], and the tokens at which they count, in order. */
+export function trainedTokens(batch: LossBatch): { tokens: Int32Array; labels: Int32Array } {
+  const labels = shiftLabels(batch);
+  let count = 0;
+  const tokens = new Int32Array(labels.length);
+  for (const [i, label] of labels.entries()) if (label !== ignoreIndex) tokens[count++] = i;
+  return { tokens: tokens.subarray(0, count), labels };
 }
 
 /**
- * causalLoss where tokens of the batch share rows of hidden [c, d]: token i has row rows[i]. A row that several tokens have
+ * The loss where tokens of the batch share rows of hidden [c, d]: token i has row rows[i]. A row that several tokens have
  * and from which they predict the same is computed once, with their number as its weight.
  */
 export function sharedCausalLoss(
@@ -55,16 +69,14 @@ export function sharedCausalLoss(
   lmHead: LinearLike,
   { batch, options }: { readonly batch: LossBatch; readonly options: LossOptions },
 ): Tensor {
-  if (batch.labels.length !== rows.length)
-    throw new ShapeError(`Phi3.loss: labels must be one an id: got ${batch.labels.length} for ${rows.length} ids.`);
   const labels = shiftLabels(batch);
   const counted = labels.reduce((sum, label) => sum + (label === ignoreIndex ? 0 : 1), 0);
   const normalizer = options.normalizer ?? Math.max(1, counted);
   const none = new Int32Array(hidden.shape[0]!).fill(ignoreIndex);
-  if (counted === 0) return headLoss(hidden, lmHead, none, { ...options, normalizer });
+  if (counted === 0) return rowsLoss(hidden, lmHead, none, { ...options, normalizer });
   const losses = [...predictionsByWeight(rows, labels)].map(([weight, { from, to }]) => {
     const picked = hidden.indexSelect(tensor(from, { backend: hidden.backend, dtype: 'i32' }), 0);
-    return headLoss(picked, lmHead, to, { ...options, normalizer: normalizer / weight });
+    return rowsLoss(picked, lmHead, to, { ...options, normalizer: normalizer / weight });
   });
   return losses.reduce((sum, loss) => sum.add(loss));
 }
@@ -89,8 +101,8 @@ function predictionsByWeight(rows: Int32Array, labels: Int32Array): Map<number, 
   return byWeight;
 }
 
-/** Cross-entropy of lm_head(hidden) [t, v] against labels [t]. */
-function headLoss(
+/** Cross-entropy of lm_head(hidden) [t, v] against labels [t], in chunks of rows. */
+export function rowsLoss(
   hidden: Tensor,
   lmHead: LinearLike,
   labels: Int32Array | readonly number[],

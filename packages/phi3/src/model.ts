@@ -3,11 +3,12 @@ import { Dropout, type Embedding, type LinearLike, Module, type RMSNorm } from '
 import { checkpointIn, scope, type Tensor, tensor } from '@lorikeet/tensor';
 import type { Phi3Config } from './config.ts';
 import type { AttentionCache } from './key-value-cache.ts';
-import { causalLoss, type LossBatch, type LossOptions, sharedCausalLoss } from './loss.ts';
+import { type LossBatch, type LossOptions, requireLabels, rowsLoss, sharedCausalLoss, trainedTokens } from './loss.ts';
 import { addNeftuneNoise } from './neftune.ts';
 import { RopeTable } from './rope-table.ts';
 import { type SharedPrefixes, sharePrefixes } from './shared-prefix.ts';
 import { type PlacedTokens, placeTokens, type TokenBatch } from './token-batch.ts';
+import { placesOf, wantedRows } from './wanted-rows.ts';
 
 /** What all layers of one forward share. */
 interface LayerContext {
@@ -17,7 +18,11 @@ interface LayerContext {
   readonly keyLengths?: readonly number[] | undefined;
   /** [s] i32, their rows. */
   readonly keyRows?: Tensor | undefined;
+  /** [w] i32, the rows that the layer gives; absent: all. */
+  readonly outputRows?: Tensor | undefined;
 }
+
+const rowsAt = (x: Tensor, rows: Tensor | undefined): Tensor => (rows ? x.indexSelect(rows, 0) : x);
 
 /** Grouped-query attention with rotary embedding over the fused product qkv_proj [(h + 2 kv) e, d]; o_proj [d, h e]. */
 export class Phi3Attention extends Module {
@@ -34,7 +39,7 @@ export class Phi3Attention extends Module {
     this.#layer = layer;
   }
 
-  /** x [t, d] -> [t, d]. q, k and v are column blocks of the fused product, used in place. */
+  /** x [t, d] -> [t, d], or [w, d] with outputRows. q, k and v are column blocks of the fused product, used in place. */
   forward(x: Tensor, cos: Tensor, sin: Tensor, context: LayerContext): Tensor {
     const { lengths, cache, keyRows } = context;
     const { numAttentionHeads: h, numKeyValueHeads: kv, headDim: e, slidingWindow } = this.#config;
@@ -46,7 +51,7 @@ export class Phi3Attention extends Module {
     const { k, v } = cache ? cache.append(this.#layer, own.k, own.v) : seen;
     const keyLengths = cache?.keyLengths ?? context.keyLengths ?? lengths;
     const out = q.attention(k, v, { lengths, keyLengths, slidingWindow, scale: e ** -0.5 });
-    return this.o_proj.forward(out.reshape([t, h * e]));
+    return this.o_proj.forward(rowsAt(out.reshape([t, h * e]), context.outputRows));
   }
 }
 
@@ -94,11 +99,11 @@ export class Phi3DecoderLayer extends Module {
     this.resid_mlp_dropout = new Dropout(parts.residPdrop);
   }
 
-  /** x [t, d] -> [t, d]; frees its intermediate handles. */
+  /** x [t, d] -> [t, d], or [w, d] with outputRows; frees its intermediate handles. */
   forward(x: Tensor, cos: Tensor, sin: Tensor, context: LayerContext): Tensor {
     return scope(() => {
       const attended = this.self_attn.forward(this.input_layernorm.forward(x), cos, sin, context);
-      const h = x.add(this.resid_attn_dropout.forward(attended));
+      const h = rowsAt(x, context.outputRows).add(this.resid_attn_dropout.forward(attended));
       const fed = this.mlp.forward(this.post_attention_layernorm.forward(h));
       return h.add(this.resid_mlp_dropout.forward(fed));
     });
@@ -190,12 +195,17 @@ export class Phi3ForCausalLM extends Module {
     });
   }
 
-  /** Hidden states [c, d]; with `rows` [t], token i of the batch has row rows[i] of them, else c is t. */
-  #hidden(batch: TokenBatch, cache: AttentionCache | null): { hidden: Tensor; rows?: Int32Array } {
+  /**
+   * Hidden states [c, d]; with `rows` [t], token i of the batch has row rows[i] of them, else c is t. Where only `tokens` are
+   * read, the last layer may give no other rows: they are then `picked`, and without `rows` hidden is [tokens, d].
+   */
+  #hidden(batch: TokenBatch, cache: AttentionCache | null, tokens?: Int32Array): HiddenStates {
     const { backend } = this;
     const placed = placeTokens(batch, this.config, this.#rope, cache?.heldLengths);
     const shared = cache ? null : this.#share(placed);
     const { ids, lengths, positions, long } = shared ?? placed;
+    const wanted = tokens ? wantedRows(tokens, shared?.rows, ids.length) : null;
+    const picked = wanted && this.sharingObstacle() === null ? wanted : null;
     return scope(() => {
       const { cos, sin } = this.#rope.at(positions, long, backend);
       cache?.begin(lengths, backend);
@@ -203,18 +213,26 @@ export class Phi3ForCausalLM extends Module {
       const embedded = rows.dtype === 'f64' ? rows : rows.cast('f32');
       let x = cache ? embedded : this.#withNoise(embedded, batch);
       // Not closed over: a checkpoint keeps its inputs alive, and nothing else.
-      const keyRows = shared ? [tensor(shared.keyRows, { backend, dtype: 'i32' })] : [];
+      const places = (list: Int32Array | undefined): Tensor[] =>
+        list ? [tensor(list, { backend, dtype: 'i32' })] : [];
+      const keyRows = places(shared?.keyRows);
       const storage = this.activationStorage === 'bf16' ? 'bf16' : null;
       for (const layer of this.model.layers) {
-        const run = (h: Tensor, c: Tensor, s: Tensor, k?: Tensor): Tensor =>
-          layer.forward(h, c, s, { lengths, cache, keyLengths: shared?.keyLengths, keyRows: k });
-        const inputs = [x, cos, sin, ...keyRows] as const;
+        const outputRows = layer === this.model.layers.at(-1) ? places(picked ?? undefined) : [];
+        const run = (h: Tensor, c: Tensor, s: Tensor, ...more: Tensor[]): Tensor =>
+          layer.forward(h, c, s, {
+            lengths, cache, keyLengths: shared?.keyLengths, keyRows: shared ? more[0] : undefined, outputRows: more[keyRows.length],
+          }); // biome-ignore format: one object
+        const inputs = [x, cos, sin, ...keyRows, ...outputRows] as const;
         const next = this.gradientCheckpointing && !cache ? checkpointIn(storage, run, ...inputs) : run(...inputs);
         x.dispose();
         x = next;
       }
       cache?.end();
-      return { hidden: this.model.norm.forward(x), ...(shared && { rows: shared.rows }) };
+      const hidden = this.model.norm.forward(x);
+      if (!shared) return { hidden, picked: picked !== null };
+      const at = picked && placesOf(picked, ids.length);
+      return { hidden, picked: picked !== null, rows: at ? shared.rows.map((row) => at[row]!) : shared.rows };
     });
   }
 
@@ -243,30 +261,37 @@ export class Phi3ForCausalLM extends Module {
   /** Logits [t, v], or [sequences, v] of each sequence's last token with `last`. */
   logits(batch: TokenBatch, { last = false, cache = null }: LogitsOptions = {}): Tensor {
     return scope(() => {
-      const hidden = this.forward(batch, cache);
-      if (!last) return this.lm_head.forward(hidden);
+      if (!last) return this.lm_head.forward(this.forward(batch, cache));
       let end = 0;
-      const rows = batch.lengths.map((n) => {
-        end += n;
-        return hidden.slice(0, end - 1, end);
-      });
-      return this.lm_head.forward(rows.length === 1 ? rows[0]! : rows[0]!.concat(rows.slice(1), 0));
+      const ends = Int32Array.from(batch.lengths, (n) => (end += n) - 1);
+      const { hidden, rows, picked } = this.#hidden(batch, cache, ends);
+      if (picked && !rows) return this.lm_head.forward(hidden);
+      const parts = Array.from(ends, (token) => rows?.[token] ?? token).map((row) => hidden.slice(0, row, row + 1));
+      return this.lm_head.forward(parts.length === 1 ? parts[0]! : parts[0]!.concat(parts.slice(1), 0));
     });
   }
 
   /**
    * The loss of predicting each token from those before it: labels [t] beside ids, shifted here within each sequence, -100
    * not counted. The sum is divided by `normalizer` (default: the number of labels that count). A scalar; the full logits
-   * never exist.
+   * never exist, and above the last attention only rows that predict a label that counts.
    */
   loss(batch: TokenBatch & LossBatch, options: LossOptions = {}): Tensor {
+    requireLabels(batch.labels, batch.ids.length);
+    const { tokens, labels } = trainedTokens(batch);
     return scope(() => {
-      const { hidden, rows } = this.#hidden(batch, null);
-      return rows
-        ? sharedCausalLoss(hidden, rows, this.lm_head, { batch, options })
-        : causalLoss(hidden, this.lm_head, batch, options);
+      const { hidden, rows, picked } = this.#hidden(batch, null, tokens);
+      if (rows) return sharedCausalLoss(hidden, rows, this.lm_head, { batch, options });
+      return rowsLoss(hidden, this.lm_head, picked ? tokens.map((i) => labels[i]!) : labels, options);
     });
   }
+}
+
+/** See Phi3ForCausalLM.#hidden. */
+interface HiddenStates {
+  readonly hidden: Tensor;
+  readonly picked: boolean;
+  readonly rows?: Int32Array;
 }
 
 /** Which logits are made, and what was seen before. */
