@@ -9,6 +9,7 @@ import {
 } from '@lorikeet/tensor';
 import { type CpuBuffer, inStore } from './buffer.ts';
 import { type Chosen, type CpuOptions, choose } from './features.ts';
+import { Fusion } from './fusion.ts';
 import type { Kernel } from './kernel.ts';
 import { blockKeys, blockQueries } from './kernels/attention-blocks.ts';
 import { Elementwise } from './kernels/elementwise-plan.ts';
@@ -21,9 +22,20 @@ import { Placement } from './placement.ts';
 import { selfTest } from './self-test.ts';
 import { Team } from './team.ts';
 
+const none: readonly number[] = [];
+
+/** Whether an operand lies in the store that is not one of those which may. */
+function hasFar(operands: readonly (Operand | null)[], mayStay: readonly number[]): boolean {
+  for (let i = 0; i < operands.length; i++) {
+    const operand = operands[i];
+    if (operand && inStore(operand) && !mayStay.includes(i)) return true;
+  }
+  return false;
+}
+
 const dtypes: ReadonlySet<DType> = new Set(['f32', 'f16', 'bf16', 'i32', 'u32', 'u8', 'i8']);
 
-/** The WebAssembly SIMD backend. Calls run when they are issued, on all threads. */
+/** The WebAssembly SIMD backend. Calls run when they are issued, on all threads; elementwise ones may wait for their successors. */
 export class CpuBackend implements Backend {
   readonly name = 'cpu';
   readonly dtypes = dtypes;
@@ -32,8 +44,10 @@ export class CpuBackend implements Backend {
   readonly #chosen: Chosen;
   readonly #placement: Placement;
   readonly #elementwise: Elementwise;
+  readonly #fusion: Fusion;
   readonly #kernels: Map<string, Kernel>;
   #elementwiseOn = true;
+  #fuses = true;
   readonly #disabled = new Set<string>();
 
   constructor(team: Team, chosen: Chosen) {
@@ -41,6 +55,12 @@ export class CpuBackend implements Backend {
     this.#chosen = chosen;
     this.#placement = new Placement(team.memory, team.store, chosen.storeFromBytes);
     this.#elementwise = new Elementwise(team, chosen);
+    this.#fusion = new Fusion({
+      run: (call) => this.#compute(call, undefined),
+      tryRun: (call) => this.#elementwiseOn && this.#elementwise.run(call),
+      release: (buffer) => this.#placement.free(buffer),
+    });
+    team.memory.beforeGrowing = () => this.#fusion.flush();
     this.#kernels = makeKernels(
       { team, features: chosen, elementwise: this.#elementwise },
       chosen.revectorize ? pairedTile : plainTile,
@@ -52,19 +72,23 @@ export class CpuBackend implements Backend {
   }
 
   free(buffer: BufferHandle): void {
-    this.#placement.free(buffer as CpuBuffer);
+    if ((buffer as CpuBuffer).waiting) this.#fusion.free(buffer as CpuBuffer);
+    else this.#placement.free(buffer as CpuBuffer);
   }
 
   pageOut(buffer: BufferHandle): void {
+    this.#fusion.flush();
     this.#placement.pageOut(buffer as CpuBuffer);
   }
 
   write(buffer: BufferHandle, byteOffset: number, bytes: Uint8Array): void {
+    if ((buffer as CpuBuffer).waiting) this.#fusion.flush();
     this.#placement.write(buffer as CpuBuffer, byteOffset, bytes);
   }
 
   async read(buffer: BufferHandle, byteOffset: number, byteLength: number): Promise<Uint8Array> {
     this.#team.check();
+    this.#fusion.flush();
     return this.#placement.bytesOf(buffer as CpuBuffer).slice(byteOffset, byteOffset + byteLength);
   }
 
@@ -75,13 +99,16 @@ export class CpuBackend implements Backend {
 
   run(call: Call): void {
     this.#team.check();
+    if (this.#fuses && this.#fusion.take(call)) return;
     const kernel = call.program ? undefined : this.#kernelFor(call);
-    const stays = kernel?.readsStore ?? [];
+    const stays = kernel?.readsStore ?? none;
+    if (hasFar(call.inputs, stays) || hasFar(call.outputs, none)) this.#runNear(call, kernel, stays);
+    else this.#compute(call, kernel);
+  }
+
+  /** Runs a call whose operands partly lie in the store, where its kernel cannot read or write them. */
+  #runNear(call: Call, kernel: Kernel | undefined, stays: readonly number[]): void {
     const isFar = (operand: Operand | null, i: number) => operand !== null && inStore(operand) && !stays.includes(i);
-    if (!call.inputs.some(isFar) && !call.outputs.some(inStore)) {
-      this.#compute(call, kernel);
-      return;
-    }
     const written = new Set<object>(call.outputs.map(({ buffer }) => buffer));
     const near = call.inputs.filter((operand, i): operand is Operand => isFar(operand, i));
     const { operands, release } = this.#placement.forWork([...near, ...call.outputs], written);
@@ -110,6 +137,7 @@ export class CpuBackend implements Backend {
 
   async sync(): Promise<void> {
     this.#team.check();
+    this.#fusion.flush();
   }
 
   close(): Promise<void> {
@@ -122,6 +150,7 @@ export class CpuBackend implements Backend {
   }
 
   describe(): Record<string, unknown> {
+    this.#fusion.flush();
     const { threads, relaxed, revectorize, shared } = this.#chosen;
     const { memory, store } = this.#team;
     return {
@@ -139,14 +168,17 @@ export class CpuBackend implements Backend {
       storeBytes: store?.liveBytes ?? 0,
       kernels: this.kernelNames,
       elementwiseKernels: this.#elementwise.kernelCount,
+      fusedChains: this.#fusion.programCount,
       switchedOff: [...this.#disabled],
     };
   }
 
-  /** Leaves a kernel family out from now on; its calls run as the reference or as compositions. */
+  /** Leaves a kernel family out from now on; its calls run as the reference or as compositions. 'fusion': each call runs alone. */
   disable(name: string): void {
+    this.#fusion.flush();
     this.#disabled.add(name);
     if (name === 'elementwise') this.#elementwiseOn = false;
+    if (name === 'fusion') this.#fuses = false;
   }
 
   get kernelNames(): string[] {

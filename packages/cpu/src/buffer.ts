@@ -8,6 +8,8 @@ export class CpuBuffer {
   readonly byteLength: number;
   inStore = false;
   freed = false;
+  /** A call that has not run yet names it. */
+  waiting = false;
 
   constructor(address: number, byteLength: number) {
     this.address = address;

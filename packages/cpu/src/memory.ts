@@ -32,6 +32,8 @@ export class LinearMemory {
   readonly memory: WebAssembly.Memory;
   readonly shape: MemoryShape;
   readonly limitBytes: number;
+  /** Called where no free block is large enough: it may give some back. */
+  beforeGrowing: (() => void) | undefined;
   readonly #wide: boolean;
   #capacity: number;
   #last: Block;
@@ -82,7 +84,7 @@ export class LinearMemory {
   allocate(bytes: number): number {
     if (!Number.isSafeInteger(bytes) || bytes < 0) throw new RangeError(`cpu memory: bytes must be a size: ${bytes}.`);
     const needed = roundUp(bytes + slackBytes, alignment);
-    const block = this.#free.find(needed) ?? this.#grow(needed);
+    const block = this.#free.find(needed) ?? this.#relieved(needed) ?? this.#grow(needed);
     this.#free.remove(block);
     if (block.bytes > needed) this.#split(block, needed);
     this.#byAddress.set(block.address, block);
@@ -116,6 +118,11 @@ export class LinearMemory {
     left.next = right.next;
     if (right.next) right.next.previous = left;
     if (this.#last === right) this.#last = left;
+  }
+
+  #relieved(needed: number): Block | undefined {
+    this.beforeGrowing?.();
+    return this.#free.find(needed);
   }
 
   #split(block: Block, bytes: number): void {
