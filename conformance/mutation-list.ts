@@ -82,6 +82,9 @@ const lora: Mutation[] = [
   ...breaking('lora', 'packages/lora/src/low-rank.ts', [
     ['rsLoRA divides by the rank', 'useRslora ? Math.sqrt(r) : r', 'r', 'peft all-linear-rslora'],
   ]),
+  ...breaking('lora', 'packages/tensor/src/ops/low-rank-matmul.ts', [
+    ['no gradient reaches the layers below through the update', 'matmul(c.grad, c.saved.weight!, { add: [gradU(c), c.saved.a!] })', 'matmul(c.grad, c.saved.weight!)', 'peft all-linear-rslora'],
+  ]),
 ];
 
 const tokenizer: Mutation[] = [
