@@ -15,6 +15,8 @@ export interface ArrayLibrary<T> {
 
   /** Over the last two axes. */
   matmul(a: T, b: T, transposeA: boolean, transposeB: boolean): T;
+  /** x [t, k] times the transpose of a frozen weight [n, k]. */
+  linear(x: T, weight: T): T;
   permute(x: T, axes: readonly number[]): T;
   reshape(x: T, shape: readonly number[]): T;
   slice(x: T, begin: readonly number[], size: readonly number[]): T;

@@ -41,6 +41,7 @@ const library: ArrayLibrary<Tensor> = {
     return { y: y.detach(), gradients: leaves.map((leaf) => gradients.of(leaf)) };
   },
   matmul: (a, b, transposeA, transposeB) => ops.matmul(a, b, { transposeA, transposeB }),
+  linear: (x, weight) => ops.matmul(x, weight, { transposeB: true }),
   permute: (x, axes) => x.permute(axes),
   reshape: (x, shape) => x.reshape(shape),
   slice: (x, begin, size) => begin.reduce((y, from, axis) => y.slice(axis, from, from + size[axis]!), x),

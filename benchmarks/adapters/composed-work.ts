@@ -111,7 +111,7 @@ function lossPlan<T>(of: ArrayLibrary<T>, spec: CrossEntropySpec | LinearCrossEn
   const w = of.array(spec.w, [classes, spec.width]);
   return {
     turns: [[of.array(spec.x, [rows, spec.width]), w, targets]],
-    f: ([x, weight, l]) => loss(of.matmul(x!, weight!, false, true), l!),
+    f: ([x, weight, l]) => loss(of.linear(x!, weight!), l!),
     ...backward,
   };
 }

@@ -71,6 +71,7 @@ export function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
       transposeA && transposeB
         ? np.matrixTranspose!(np.matmul!(b.ref, a.ref))
         : np.matmul!(transposeA ? swap(a) : a.ref, transposeB ? swap(b) : b.ref),
+    linear: (x, weight) => np.matmul!(x.ref, swap(weight)),
     permute: (x, axes) => x.ref.transpose(axes),
     reshape: (x, shape) => x.ref.reshape(shape),
     slice: (x, begin, size) => x.ref.slice(...begin.map((b, i) => [b, b + size[i]!])),

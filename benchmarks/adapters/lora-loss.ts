@@ -152,7 +152,7 @@ function partLoss<T>(of: ArrayLibrary<T>, model: Model, rows: LoraStepSpec['rows
       const at = 2 * paths.indexOf(path);
       const low = of.matmul(x, parameters[at]!, false, true);
       const update = of.mul(of.matmul(low, parameters[at + 1]!, false, true), scale);
-      return of.add(of.matmul(x, weightAt.get(path)!, false, true), update);
+      return of.add(of.linear(x, weightAt.get(path)!), update);
     };
     const norm = (path: string, x: T): T => rmsNorm(of, x, weightAt.get(path)!, eps);
     const columns = (x: T, begin: number, count: number): T => of.slice(x, [0, begin], [batch * length, count]);
@@ -170,7 +170,7 @@ function partLoss<T>(of: ArrayLibrary<T>, model: Model, rows: LoraStepSpec['rows
       const mlp = swiglu(of, columns(gateUp, 0, f), columns(gateUp, f, f));
       x = of.add(x, linear(`${layer}.mlp.down_proj`, mlp));
     }
-    const logits = of.matmul(norm('model.norm', x), weightAt.get(head)!, false, true);
+    const logits = of.linear(norm('model.norm', x), weightAt.get(head)!);
     return crossEntropy(of, logits, targets, config.vocab_size, counted);
   };
   return { constants, loss };

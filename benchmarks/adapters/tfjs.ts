@@ -1,7 +1,8 @@
 /**
  * TensorFlow.js on its WebAssembly backend: as it ships in Node (SIMD, one thread), and with its own threaded build, which it
  * refuses to load in Node, put in place. Ops run one by one; derivatives are the library's own. Its product with a transposed
- * operand is a scalar loop, so a product alone is measured transposed beforehand too, and the faster of the two counts.
+ * operand is a scalar loop, so a product alone is measured transposed beforehand too, and the faster of the two counts; frozen
+ * weights are kept in both layouts.
  */
 import { dirname, join } from 'node:path';
 import { answer } from '../answer.ts';
@@ -24,6 +25,8 @@ interface Module {
   ready(): Promise<void>;
   env(): { set(flag: string, value: boolean): void; getAsync(flag: string): Promise<boolean> };
   tidy<V>(f: () => V): V;
+  keep(x: Tensor): Tensor;
+  customGrad(f: (x: Tensor) => { value: Tensor; gradFunc: (gradient: Tensor) => Tensor }): (x: Tensor) => Tensor;
   valueAndGrads(
     f: (...inputs: Tensor[]) => Tensor,
   ): (inputs: readonly Tensor[], gradient?: Tensor) => { value: Tensor; grads: Tensor[] };
@@ -37,6 +40,7 @@ function tfjsLibrary(tf: Ops, transposesFirst: boolean): ArrayLibrary<Tensor> {
     const axes = Array.from({ length: rank }, (_, i) => i);
     return tf.transpose!(x, [...axes.slice(0, -2), rank - 1, rank - 2]);
   };
+  const transposes = new Map<Tensor, Tensor>();
   const maps: Partial<Record<MapFunction, (x: Tensor) => Tensor>> = {
     exp: tf.exp!,
     log: tf.log!,
@@ -50,7 +54,11 @@ function tfjsLibrary(tf: Ops, transposesFirst: boolean): ArrayLibrary<Tensor> {
   return {
     array: (values, shape) => tf.tensor!(values, shape, values instanceof Float32Array ? 'float32' : 'int32'),
     read: async (x) => Float32Array.from(await x.data()),
-    free: (x) => x.dispose(),
+    free(x) {
+      transposes.get(x)?.dispose();
+      transposes.delete(x);
+      x.dispose();
+    },
     compile: (f) => (inputs) => tf.tidy(() => f(inputs)),
     differentiate(f, inputs, gradient) {
       const { value, grads } = tf.valueAndGrads((...variables) => f(variables))(inputs, gradient);
@@ -60,6 +68,14 @@ function tfjsLibrary(tf: Ops, transposesFirst: boolean): ArrayLibrary<Tensor> {
       transposesFirst
         ? tf.matMul!(transposeA ? swap(a) : a, transposeB ? swap(b) : b)
         : tf.matMul!(a, b, transposeA, transposeB),
+    linear(x, weight) {
+      const transposed = transposes.get(weight) ?? tf.keep(tf.transpose!(weight));
+      transposes.set(weight, transposed);
+      return tf.customGrad((y) => ({
+        value: tf.matMul!(y, transposed),
+        gradFunc: (gradient) => tf.matMul!(gradient, weight),
+      }))(x);
+    },
     permute: (x, axes) => tf.transpose!(x, axes),
     reshape: (x, shape) => tf.reshape!(x, shape),
     slice: (x, begin, size) => tf.slice!(x, begin, size),
