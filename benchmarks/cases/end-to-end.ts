@@ -21,6 +21,7 @@ import {
 } from '../python/transformers-peer.ts';
 import { adapterFor, type ModelFolder, wideModel } from '../wide-model.ts';
 import { writeWork } from '../work-files.ts';
+import { sharedPrefixCase } from './shared-prefix.ts';
 
 const timing = ({ run, seconds }: PeerWork) => ({ ...(run && { run }), ...(seconds && { seconds }) });
 
@@ -275,4 +276,4 @@ const demo: BenchCase = {
   },
 };
 
-export const endToEndCases: readonly BenchCase[] = [mlp, loraStep, loraMemory, generation, demo];
+export const endToEndCases: readonly BenchCase[] = [mlp, loraStep, loraMemory, generation, demo, sharedPrefixCase];

@@ -16,7 +16,10 @@ export interface SharedPrefixes extends PlacedTokens {
   readonly rows: Int32Array;
 }
 
-/** A run that saves fewer tokens than two or three register tiles of a product have rows (6) is not worth a segment of its own in attention. */
+/**
+ * A run that saves fewer tokens stays with its rows: products go by tiles of 6 rows, of which it would save two, and attention
+ * would have a segment more.
+ */
 const leastSavedByRun = 16;
 /**
  * Below this part of a batch nothing is shared. What sharing costs, rows of keys and values gathered and their gradients added, is

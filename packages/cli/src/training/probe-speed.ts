@@ -25,8 +25,8 @@ class FixedEmbedding extends Embedding {
     super(weight);
     this.#rows = rows;
   }
-  override forward(ids: ArrayLike<number>): Tensor {
-    return this.#rows.slice(0, 0, ids.length);
+  override forward(ids: Parameters<Embedding['forward']>[0]): Tensor {
+    return this.#rows.slice(0, 0, 'storage' in ids ? ids.size : ids.length);
   }
 }
 
