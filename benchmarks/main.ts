@@ -29,6 +29,7 @@ import { Probing } from './probing.ts';
 import { markdownOf, printRows, type Setting } from './report.ts';
 import { type Measured, neededProbes, resultsOf } from './rows.ts';
 import { parseSettings, type Settings } from './settings.ts';
+import { tuned } from './tuned.ts';
 
 const all: readonly BenchCase[] = [
   ...matmulCases, ...attentionCases, ...memoryCases, ...teamCases, ...quantizeCases, ...eightBitCases, ...phi3Cases, ...endToEndCases,
@@ -36,7 +37,7 @@ const all: readonly BenchCase[] = [
 
 async function openBackends(counts: readonly number[]): Promise<Map<number, CpuBackend>> {
   const backends = new Map<number, CpuBackend>();
-  for (const threads of counts) backends.set(threads, await cpu({ threads, revectorize: 'auto' }));
+  for (const threads of counts) backends.set(threads, await cpu({ threads, revectorize: 'auto', ...tuned() }));
   return backends;
 }
 

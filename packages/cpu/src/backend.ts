@@ -13,8 +13,7 @@ import { Fusion } from './fusion.ts';
 import type { Kernel } from './kernel.ts';
 import { blockKeys, blockQueries } from './kernels/attention-blocks.ts';
 import { Elementwise } from './kernels/elementwise-plan.ts';
-import { blockK } from './kernels/matmul.ts';
-import { pairedTile, plainTile } from './kernels/micro.ts';
+import { parseTile } from './kernels/micro.ts';
 import { blockElements } from './kernels/reduce.ts';
 import { makeKernels } from './kernels/registry.ts';
 import { LinearMemory, maxStorePages } from './memory.ts';
@@ -62,8 +61,8 @@ export class CpuBackend implements Backend {
     });
     team.memory.beforeGrowing = () => this.#fusion.flush();
     this.#kernels = makeKernels(
-      { team, features: chosen, elementwise: this.#elementwise },
-      chosen.revectorize ? pairedTile : plainTile,
+      { team, features: chosen, parameters: chosen.parameters, elementwise: this.#elementwise },
+      parseTile(chosen.parameters[chosen.revectorize ? 'matmul.pairedTile' : 'matmul.plainTile']),
     );
   }
 
@@ -151,16 +150,17 @@ export class CpuBackend implements Backend {
 
   describe(): Record<string, unknown> {
     this.#fusion.flush();
-    const { threads, relaxed, revectorize, shared } = this.#chosen;
+    const { threads, relaxed, revectorize, shared, parameters } = this.#chosen;
     const { memory, store } = this.#team;
     return {
       name: this.name,
       threads,
       sharedMemory: shared,
       relaxedSimd: relaxed,
-      determinism: `k ${blockK}, row blocks ${blockElements}, attention ${blockQueries}x${blockKeys}, ${globalThis.process?.arch ?? 'browser'}`,
+      determinism: `k ${parameters['matmul.blockK']}, dots to ${parameters['dots.rows']}, row blocks ${blockElements}, attention ${blockQueries}x${blockKeys}, ${globalThis.process?.arch ?? 'browser'}`,
       revectorize,
-      matmulTile: revectorize ? '6x16' : '4x8',
+      matmulTile: parameters[revectorize ? 'matmul.pairedTile' : 'matmul.plainTile'],
+      tuning: this.#chosen.tunedFor,
       workMemoryLimitBytes: memory.limitBytes,
       liveBytes: memory.liveBytes,
       peakBytes: memory.peakBytes,

@@ -1,6 +1,7 @@
 /** What this machine and this host can do, and what the caller or LORIKEET_CPU allows. */
 import { ModuleBuilder } from './assembler.ts';
 import { f32x4, i64, v128 } from './instructions.ts';
+import { defaults, type KernelParameters, readTuning, shipped, type Tuning } from './tuning.ts';
 
 export interface CpuOptions {
   /** Threads, the calling one included. Default: one a core. 1 starts no worker. */
@@ -18,6 +19,8 @@ export interface CpuOptions {
   readonly storeFromBytes?: number;
   /** Upper bound of work memory in bytes, at most 4 GiB. Default 4 GiB. */
   readonly memoryLimitBytes?: number;
+  /** KernelParameters of kernels for this machine, as `pnpm bench --tune` writes them. Default: those that come with the package. */
+  readonly tuning?: Tuning;
 }
 
 /** What was chosen, for `describe()`. */
@@ -30,6 +33,9 @@ export interface Chosen {
   /** A shared 64-bit memory beside work memory. */
   readonly store: boolean;
   readonly storeFromBytes: number;
+  readonly parameters: KernelParameters;
+  /** The machine and date of the tuning table in use. */
+  readonly tunedFor: string;
 }
 
 const switchNames = ['revec', 'norevec', 'norelaxed', 'nomem64'] as const;
@@ -95,6 +101,7 @@ export function choose(options: CpuOptions): Chosen {
   const limit = options.memoryLimitBytes;
   if (limit !== undefined && !(limit >= 2 ** 23 && limit <= 2 ** 32))
     throw new RangeError(`cpu: memoryLimitBytes must be in ${2 ** 23} .. ${2 ** 32}: got ${limit}.`);
+  const tuning = options.tuning && readTuning(options.tuning);
   const shared = canShare();
   const wantsPairs = options.revectorize === 'auto' || switches.has('revec');
   return {
@@ -105,5 +112,7 @@ export function choose(options: CpuOptions): Chosen {
     memoryLimitBytes: limit,
     store: shared && !switches.has('nomem64') && hasStore(),
     storeFromBytes: options.storeFromBytes ?? 2 ** 20,
+    parameters: { ...defaults, ...tuning?.parameters },
+    tunedFor: tuning ? `${tuning.hardware}, ${tuning.date}` : `${shipped.hardware}, ${shipped.date}`,
   };
 }

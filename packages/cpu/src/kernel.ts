@@ -3,6 +3,7 @@ import type { ModuleBuilder } from './assembler.ts';
 import type { Elementwise } from './kernels/elementwise-plan.ts';
 import type { Features } from './kernels/lanes.ts';
 import type { Task, Team } from './team.ts';
+import type { KernelParameters } from './tuning.ts';
 
 /** A hand-written kernel for one op. */
 export interface Kernel {
@@ -17,6 +18,8 @@ export interface Kernel {
 export interface KernelHost {
   readonly team: Team;
   readonly features: Features;
+  /** What a search on some machine found best. */
+  readonly parameters: KernelParameters;
   /** For kernels whose result needs another dtype. */
   readonly elementwise: Elementwise;
 }

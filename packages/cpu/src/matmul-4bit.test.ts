@@ -19,7 +19,11 @@ import { drawFloats, drawIntegers } from './testing/draw.ts';
 const near = await cpu({ threads: 2 });
 /** Every weight, also its absmax, lies in the 64-bit store. */
 const far = await cpu({ threads: 2, storeFromBytes: 1 });
-afterAll(() => Promise.all([near.close(), far.close()]));
+/** The same where dense products go through the packed kernel at every size, as those from 4 bits do beyond four rows. */
+const tuning = { version: 1, hardware: 'any', date: '2026-11-26', parameters: { 'dots.rows': 0 } } as const;
+const packedNear = await cpu({ threads: 2, tuning });
+const packedFar = await cpu({ threads: 2, storeFromBytes: 1, tuning });
+afterAll(() => Promise.all([near, far, packedNear, packedFar].map((backend) => backend.close())));
 
 test('no kernel is switched off, which would hide it behind its reference', () => {
   for (const backend of [near, far]) expect(backend.describe().switchedOff).toEqual([]);
@@ -82,7 +86,7 @@ test('more than four rows: bit for bit the product with the dequantized matrix, 
       fc.boolean(),
       fc.boolean(),
       async (drawn, m, transposeB, isFar) => {
-        const backend = isFar ? far : near;
+        const backend = isFar ? packedFar : packedNear;
         const weight = makeWeight(backend, drawn);
         const [n, k] = transposeB ? weight.shape : [weight.shape[1], weight.shape[0]];
         using a = tensor(drawFloats(m * k, drawn.seed + 5), { backend, shape: [m, k] });

@@ -1,4 +1,5 @@
-import { cpu } from '@lorikeet/cpu';
+import { type CpuOptions, cpu, readTuning } from '@lorikeet/cpu';
+import { nodeFiles, readJson } from '@lorikeet/files';
 import type { Backend } from '@lorikeet/tensor';
 import { webgpu } from '@lorikeet/webgpu';
 import { exitCodes, userError, withExitCode } from '../errors.ts';
@@ -24,7 +25,23 @@ export async function openBackend({ device, threads }: BackendOptions): Promise<
     return webgpu();
   }
   const chosen = threads === undefined ? {} : { threads };
-  return withExitCode(exitCodes.user, () => cpu({ revectorize: 'auto', ...chosen }));
+  return withExitCode(exitCodes.user, async () => cpu({ revectorize: 'auto', ...chosen, ...(await tuned()) }));
+}
+
+/** The table that LORIKEET_TUNING names, as `pnpm bench --tune` wrote it on this machine. */
+async function tuned(): Promise<Pick<CpuOptions, 'tuning'>> {
+  const path = process.env.LORIKEET_TUNING;
+  if (!path) return {};
+  try {
+    return { tuning: readTuning(await readJson(nodeFiles(), path)) };
+  } catch (error) {
+    const found = error instanceof Error ? error.message : String(error);
+    throw userError(`LORIKEET_TUNING: must name a tuning table: got ${path}.`, {
+      found,
+      fix: 'Make one with pnpm bench --tune FILE, or unset the variable.',
+      cause: error,
+    });
+  }
 }
 
 /** Runs `work` on a device that is closed afterwards, however it ends. */

@@ -15,10 +15,12 @@ export const elementShift = (dtype: StorageType) => Math.log2(bytesPerElement[dt
 export interface Features {
   /** `f32x4.relaxed_madd` exists. */
   readonly relaxed: boolean;
+  /** V8 pairs adjacent 128-bit vectors. */
+  readonly revectorize: boolean;
 }
 
 /** `a * b + c`, fused where the machine can. */
-export const maddFor = (features: Features) =>
+export const maddFor = (features: Pick<Features, 'relaxed'>) =>
   features.relaxed ? f32x4.relaxedMadd : (a: V128, b: V128, c: V128) => f32x4.add(f32x4.mul(a, b), c);
 
 const halfScale = 2 ** 112;

@@ -5,6 +5,7 @@ import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { type FloatType, floatTypes } from './lanes.ts';
 import { matmulModule } from './matmul.ts';
 import { Matmul, type Pair, type Product, type Operand as Side } from './matmul-plan.ts';
+import { maxSmallRows } from './matmul-small-plan.ts';
 import type { Tile } from './micro.ts';
 import { throughFloats } from './through-floats.ts';
 
@@ -52,12 +53,19 @@ const matmulOp = { name: 'matmul' };
 export type Multiply = (product: Product) => void;
 
 export function matmulKernel(host: KernelHost, tile: Tile): Kernel & { readonly multiply: Multiply } {
-  const { team, features } = host;
-  const tasks = lazyTasks(team, () => matmulModule(team.memory.shape, features, tile));
+  const { team, features, parameters } = host;
+  const tasks = lazyTasks(team, () => matmulModule(team.memory.shape, features, tile, parameters));
   let matmul: Matmul | undefined;
   const multiply = (product: Product) => {
-    matmul ??= new Matmul(team, tasks(), tile);
+    matmul ??= new Matmul(team, tasks(), tile, parameters);
     matmul.run(product);
+  };
+
+  /** The packed product rounds to 16 bits itself, but not a bias alone. */
+  const narrows = ({ inputs: [a], outputs: [out], attributes }: Call): boolean => {
+    const [m, n] = out!.shape.slice(-2) as [number, number];
+    const k = a!.shape.at((attributes as unknown as Flags).transposeA ? -2 : -1)!;
+    return k > 0 && (out!.shape.length > 2 || Math.min(m, n) > maxSmallRows(parameters));
   };
 
   const fits = ({ inputs, outputs }: Call): boolean => {
@@ -77,7 +85,12 @@ export function matmulKernel(host: KernelHost, tile: Tile): Kernel & { readonly 
       k: left.shape.at(transposeA ? -2 : -1)!,
     });
     const common = { m, n, bias: bias ? addressOf(bias) : 0 };
-    const c = { address: addressOf(out), rowStride: batch.length === 0 ? out.rowStride : n, batchStride: m * n };
+    const c = {
+      address: addressOf(out),
+      dtype: out.dtype as FloatType,
+      rowStride: batch.length === 0 ? out.rowStride : n,
+      batchStride: m * n,
+    };
     const [aStep, bStep] = [batchStep(a!, batch), batchStep(b!, batch)];
     if (aStep !== null && bStep !== null) {
       const pairs = [pairOf(a!, b!, aStep, bStep)];
@@ -107,5 +120,5 @@ export function matmulKernel(host: KernelHost, tile: Tile): Kernel & { readonly 
     return { op: matmulOp, inputs: [fixed(a), fixed(b), null, null, null], outputs: [fixed(out)] };
   };
 
-  return { readsStore: [1], fits, run: throughFloats(host, 4, runFloats), multiply };
+  return { readsStore: [1], fits, run: throughFloats(host, 4, runFloats, narrows), multiply };
 }

@@ -1,17 +1,11 @@
 /** Cuts a matrix product into tasks by shape alone and runs them: packing of A first, then blocks of C. */
 import type { Task, Team } from '../team.ts';
+import type { KernelParameters } from '../tuning.ts';
 import { bytesPerElement, type FloatType } from './lanes.ts';
-import {
-  kind4bit,
-  maxBlockColumns,
-  operandKind,
-  packTaskName,
-  packWord,
-  pairWord,
-  productWord,
-  storeKind,
-} from './matmul.ts';
-import { smallRows } from './matmul-small.ts';
+import { kind4bit, maxBlockColumns, maxOwnBytes, packedForm, pairWord, productWord } from './matmul.ts';
+import { outForm } from './matmul-finish.ts';
+import { operandForm, packWord, storeForm } from './matmul-pack.ts';
+import { SmallRows } from './matmul-small-plan.ts';
 import type { Tile } from './micro.ts';
 import { form4bit } from './pack-4bit.ts';
 import { type PlacedWeight4bit, putWeight } from './weight-4bit.ts';
@@ -44,37 +38,69 @@ export interface Pair {
   readonly k: number;
 }
 
-/** C [batch, m, n] in f32 = sum over pairs of A [batch, m, k] x B [batch, k, n] (+ bias). */
+/** Where C lies. */
+export interface Result {
+  readonly address: number;
+  readonly dtype: FloatType;
+  /** Elements between rows and between matrices. */
+  readonly rowStride: number;
+  readonly batchStride: number;
+}
+
+/** C [batch, m, n] = sum over pairs of A [batch, m, k] x B [batch, k, n] (+ bias), added up in f32. */
 export interface Product {
   readonly m: number;
   readonly n: number;
   readonly batch: number;
   readonly pairs: readonly Pair[];
-  /** Elements between rows and between matrices. */
-  readonly c: { readonly address: number; readonly rowStride: number; readonly batchStride: number };
+  readonly c: Result;
   /** Address of n f32 values, 0 without. */
   readonly bias?: number;
-  /** Adds to what C holds. */
+  /** Adds to what C holds, which then is f32. */
   readonly keep?: boolean;
 }
 
-/** Below so many multiply-adds one thread is faster than waking another. */
-const oneTaskWork = 64 * 1024;
-const maxBlockRows = 768;
-const enoughTasks = 16;
-const packElementsPerChunk = 64 * 1024;
+const roundUp = (value: number, to: number) => Math.ceil(value / to) * to;
+/** Columns of B up to which it takes A's place: A is then read where it lies, by the task that needs it. */
+const fewColumns = 64;
+
+/** A product and the form in which its blocks reach C. */
+interface Oriented extends Product {
+  readonly out: number;
+}
+
+/** (B^T x A^T)^T for a B of few columns: what is packed by all and read by all is then small. */
+function oriented(product: Product): Oriented {
+  const { m, n, batch, pairs, c, bias, keep } = product;
+  const out = outForm[c.dtype];
+  const swaps = batch === 1 && n <= fewColumns && m >= 4 * n && !bias && !keep && c.dtype === 'f32';
+  if (!swaps) return { ...product, out };
+  const turned: Pair[] = [];
+  for (const { a, b, k } of pairs) {
+    if ('weight' in b || b.inStore) return { ...product, out };
+    turned.push({ a: { ...b, transposed: !b.transposed }, b: { ...a, transposed: !a.transposed }, k });
+  }
+  return { ...product, m: n, n: m, pairs: turned, out: outForm.transposed };
+}
+
+interface Cut {
+  readonly rows: number;
+  readonly columns: number;
+}
 
 /** Rows and columns of C a task computes; by shape alone. */
-export function cut(m: number, n: number, k: number, batch: number): { rows: number; columns: number } {
-  const round = (value: number, to: number) => Math.ceil(value / to) * to;
+function cut({ m, n, batch, out }: Oriented, k: number, parameters: KernelParameters): Cut {
+  const { 'matmul.taskRows': maxRows, 'matmul.taskColumns': wide, 'matmul.enoughTasks': enough } = parameters;
   // 12 and 16 are multiples of every tile's sides.
-  if (m * n * k <= oneTaskWork)
-    return { rows: round(Math.min(m, maxBlockRows), 12), columns: Math.min(round(n, 16), maxBlockColumns) };
-  let columns = n >= 2048 ? 128 : n >= 1024 ? 64 : 32;
+  let rows = roundUp(Math.min(m, maxRows), 12);
+  let columns = n >= 2048 ? wide : n >= 1024 ? Math.max(16, wide / 2) : Math.max(16, wide / 4);
   if (n <= 16) columns = 16;
-  let rows = round(Math.min(m, maxBlockRows), 12);
-  while (rows > 48 && batch * Math.ceil(m / rows) * Math.ceil(n / columns) < enoughTasks) rows = round(rows / 2, 12);
-  columns = Math.min(columns, maxBlockColumns);
+  // Where the batch alone makes enough tasks, and for tiny products, a task takes all columns, so that it can pack A itself.
+  if (m * n * k <= parameters['matmul.oneTaskWork'] || batch >= enough)
+    columns = Math.min(roundUp(n, 16), maxBlockColumns);
+  else while (rows > 48 && batch * Math.ceil(m / rows) * Math.ceil(n / columns) < enough) rows = roundUp(rows / 2, 12);
+  // A block in scratch has its own room.
+  while (out !== outForm.f32 && rows * columns * 4 > maxOwnBytes) rows = roundUp(rows / 2, 12);
   return { rows, columns };
 }
 
@@ -83,26 +109,62 @@ export class Matmul {
   readonly #team: Team;
   readonly #tasks: Record<string, Task>;
   readonly #tile: Tile;
+  readonly #parameters: KernelParameters;
+  readonly #small: SmallRows;
+  /** Argument blocks, written anew for each task. */
+  readonly #packWords: number[] = [];
+  readonly #words: number[] = [];
 
-  constructor(team: Team, tasks: Record<string, Task>, tile: Tile) {
+  constructor(team: Team, tasks: Record<string, Task>, tile: Tile, parameters: KernelParameters) {
     this.#team = team;
     this.#tasks = tasks;
     this.#tile = tile;
+    this.#parameters = parameters;
+    this.#small = new SmallRows(team, tasks, parameters);
   }
 
-  run(product: Product): void {
-    if (product.m === 0 || product.n === 0 || product.batch === 0) return;
-    const pairs = product.pairs.filter((pair) => pair.k > 0);
-    if (smallRows.fits(product, pairs)) {
-      smallRows.run(this.#team, this.#tasks, product, pairs);
+  run(given: Product): void {
+    if (given.m === 0 || given.n === 0 || given.batch === 0) return;
+    const pairs = given.pairs.filter((pair) => pair.k > 0);
+    const asked = { ...given, pairs };
+    if (pairs.length === 0) {
+      this.#start(asked);
       return;
     }
+    const roles = this.#small.roles(asked, pairs);
+    if (roles) {
+      this.#small.run(asked, roles);
+      return;
+    }
+    const product = oriented(asked);
+    const block = cut(
+      product,
+      pairs.reduce((sum, pair) => sum + pair.k, 0),
+      this.#parameters,
+    );
+    const alone = product.n <= block.columns;
     const packed: number[] = [];
     try {
-      for (const pair of pairs) packed.push(this.#packA(product, pair));
-      this.#multiply(product, pairs, packed);
+      const addresses = product.pairs.map((pair) => {
+        if (alone && Math.min(block.rows, roundUp(product.m, this.#tile.rows)) * pair.k * 4 <= maxOwnBytes) return 0;
+        packed.push(this.#packA(product, pair));
+        return packed.at(-1)!;
+      });
+      this.#multiply(product, block, addresses);
     } finally {
       for (const address of packed) this.#team.memory.release(address);
+    }
+  }
+
+  /** C as it starts, where nothing is added: zeros, or the bias, which asks for an f32 result. */
+  #start({ m, n, batch, c, bias, keep }: Product): void {
+    if (keep) return;
+    const size = bytesPerElement[c.dtype];
+    const { bytes } = this.#team.memory;
+    for (let i = 0; i < batch * m; i++) {
+      const at = c.address + (Math.floor(i / m) * c.batchStride + (i % m) * c.rowStride) * size;
+      if (bias) bytes.copyWithin(at, bias, bias + n * size);
+      else bytes.fill(0, at, at + n * size);
     }
   }
 
@@ -114,11 +176,12 @@ export class Matmul {
     const { m } = product;
     const batch = a.batchStride === 0 ? 1 : product.batch;
     const panels = Math.ceil(m / this.#tile.rows);
-    const perChunk = Math.max(1, Math.floor(packElementsPerChunk / (this.#tile.rows * k)));
+    const wanted = this.#parameters['matmul.packElementsPerChunk'];
+    const perChunk = Math.max(1, Math.floor(wanted / (this.#tile.rows * k)));
     const chunks = Math.ceil(panels / perChunk);
     const size = bytesPerElement[a.dtype];
     const to = this.#team.memory.allocate(batch * this.#packedBatchBytes(m, k));
-    const words: number[] = [];
+    const words = this.#packWords;
     words[packWord.source] = a.address;
     words[packWord.stride] = a.rowStride * size;
     words[packWord.batch] = a.batchStride * size;
@@ -127,46 +190,57 @@ export class Matmul {
     words[packWord.k] = k;
     words[packWord.panelsPerChunk] = perChunk;
     words[packWord.chunksPerBatch] = chunks;
-    this.#team.run(this.#tasks[packTaskName(operandKind(a.dtype, !a.transposed))]!, words, chunks * batch);
+    words[packWord.form] = operandForm(a.dtype, !a.transposed);
+    this.#team.run(this.#tasks.packA!, words, chunks * batch);
     return to;
   }
 
-  #multiply(product: Product, pairs: readonly Pair[], packed: readonly number[]): void {
-    const { m, n, batch, c } = product;
-    const depth = pairs.reduce((sum, pair) => sum + pair.k, 0);
-    const block = cut(m, n, depth, batch);
+  /** `packed`: addresses of A's panels, 0 where tasks pack their own. */
+  #multiply(product: Oriented, block: Cut, packed: readonly number[]): void {
+    const { m, n, batch, c, out, pairs, bias = 0, keep } = product;
     const rowBlocks = Math.ceil(m / block.rows);
     const columnBlocks = Math.ceil(n / block.columns);
-    const words: number[] = [];
+    const size = bytesPerElement[c.dtype];
+    const words = this.#words;
+    words.length = productWord.pairs;
     words[productWord.c] = c.address;
-    words[productWord.cStride] = c.rowStride * 4;
-    words[productWord.cBatch] = c.batchStride * 4;
+    words[productWord.cStride] = c.rowStride * size;
+    words[productWord.cBatch] = c.batchStride * size;
     words[productWord.m] = m;
     words[productWord.n] = n;
     words[productWord.rowsPerBlock] = block.rows;
     words[productWord.columnsPerBlock] = block.columns;
     words[productWord.rowBlocks] = rowBlocks;
     words[productWord.columnBlocks] = columnBlocks;
-    words[productWord.bias] = product.bias ?? 0;
+    words[productWord.from] = keep ? c.address : bias;
+    words[productWord.fromStride] = keep ? c.rowStride * 4 : 0;
+    words[productWord.fromBatch] = keep ? c.batchStride * 4 : 0;
     words[productWord.pairCount] = pairs.length;
-    words[productWord.keep] = product.keep ? 1 : 0;
-    for (const [i, { a, b, k }] of pairs.entries()) {
-      const at = productWord.pairs + i * pairWord.size;
-      words[at + pairWord.a] = packed[i]!;
-      words[at + pairWord.aBatch] = a.batchStride === 0 ? 0 : this.#packedBatchBytes(m, k);
-      words[at + pairWord.k] = k;
-      if ('weight' in b) {
-        words[at + pairWord.kind] = form4bit(b.weight.layout.dtype, b.transposed) + kind4bit;
-        putWeight(words, at + pairWord.weight, b.weight);
-        continue;
-      }
-      const size = bytesPerElement[b.dtype];
-      words[at + pairWord.b] = b.address % 2 ** 32;
-      words[at + pairWord.b + 1] = Math.floor(b.address / 2 ** 32);
-      words[at + pairWord.bStride] = b.rowStride * size;
-      words[at + pairWord.bBatch] = b.batchStride * size;
-      words[at + pairWord.kind] = operandKind(b.dtype, b.transposed) + (b.inStore ? storeKind : 0);
-    }
+    words[productWord.out] = out;
+    for (const [i, pair] of pairs.entries()) this.#putPair(productWord.pairs + i * pairWord.size, pair, m, packed[i]!);
     this.#team.run(this.#tasks.product!, words, rowBlocks * columnBlocks * batch);
+  }
+
+  #putPair(at: number, { a, b, k }: Pair, m: number, packed: number): void {
+    const words = this.#words;
+    const sizeA = bytesPerElement[a.dtype];
+    const aBatch = packed ? this.#packedBatchBytes(m, k) : a.batchStride * sizeA;
+    for (let i = 0; i < pairWord.size; i++) words[at + i] = 0;
+    words[at + pairWord.a] = packed || a.address;
+    words[at + pairWord.aStride] = a.rowStride * sizeA;
+    words[at + pairWord.aBatch] = a.batchStride === 0 ? 0 : aBatch;
+    words[at + pairWord.aForm] = packed ? packedForm : operandForm(a.dtype, !a.transposed);
+    words[at + pairWord.k] = k;
+    if ('weight' in b) {
+      words[at + pairWord.bForm] = form4bit(b.weight.layout.dtype, b.transposed) + kind4bit;
+      putWeight(words, at + pairWord.weight, b.weight);
+      return;
+    }
+    const size = bytesPerElement[b.dtype];
+    words[at + pairWord.b] = b.address % 2 ** 32;
+    words[at + pairWord.b + 1] = Math.floor(b.address / 2 ** 32);
+    words[at + pairWord.bStride] = b.rowStride * size;
+    words[at + pairWord.bBatch] = b.batchStride * size;
+    words[at + pairWord.bForm] = operandForm(b.dtype, b.transposed) + (b.inStore ? storeForm : 0);
   }
 }

@@ -1,6 +1,6 @@
 /**
- * Products with at most four rows of A and W stored as [n, k], as in generation: every row of W is read once, without
- * packing, against two rows of A at a time. Eight partial sums an element, combined in a fixed order.
+ * Products in which one operand has few rows, as in generation and in LoRA: every row of the other one, W [n, k], is read once
+ * and as it lies, without packing, in blocks of k for which the few rows stay in the first-level cache.
  */
 import {
   argument,
@@ -10,8 +10,9 @@ import {
   type ModuleBuilder,
   moved,
 } from '../assembler.ts';
-import { type F32, f32, f32x4, type I32, i32, i64, store, v128 } from '../instructions.ts';
-import { scratchBytes, type Task, type Team } from '../team.ts';
+import { f32, i32, i64, store } from '../instructions.ts';
+import { scratchBytes } from '../team.ts';
+import { combineFunction, dotStep, dotsFunction, placed, sumsBytes } from './dots.ts';
 import {
   bytesPerElement,
   elementShift,
@@ -20,229 +21,246 @@ import {
   floatTypes,
   loadFloat,
   loadFloats,
-  maddFor,
-  sumLanes,
 } from './lanes.ts';
-import type { Pair, Product } from './matmul-plan.ts';
 
-const maxRows = 4;
-/** Bytes of W a chunk reads: long enough to be worth a claim, short enough to share. */
-const bytesPerChunk = 256 * 1024;
-const word = {
+type IntLocal = Local<'i32'>;
+
+/** Words of the task `dots`: A [rows, k] in f32, W [n, k] at a 64-bit address, C with any strides, in bytes. */
+export const dotsWord = {
   c: 0,
-  cStride: 1,
-  m: 2,
-  n: 3,
-  rowsPerChunk: 4,
-  bias: 5,
-  keep: 6,
-  a: 7,
-  aStride: 8,
-  b: 9,
-  bStride: 11,
-  k: 12,
+  /** From a row of A, and of W, to the next in C. */
+  cStrideA: 1,
+  cStrideW: 2,
+  rows: 3,
+  n: 4,
+  rowsPerChunk: 5,
+  bias: 6,
+  /** The same in the bias: 0 or 4. */
+  biasStrideA: 7,
+  biasStrideW: 8,
+  keep: 9,
+  a: 10,
+  aStride: 11,
+  w: 12,
+  wStride: 14,
+  k: 15,
+  /** Steps of k at a time, a multiple of `dotStep`, and rows of W, a multiple of 4. */
+  blockK: 16,
+  groupRows: 17,
 } as const;
-const taskName = (dtype: FloatType, far: boolean) => `rows_${dtype}${far ? '_store' : ''}`;
 
-/**
- * Adds the tasks `rows_f32`, `rows_f16` and `rows_bf16`, named by W's dtype, and their twins for a W in the store: they
- * copy rows to scratch first, because V8 does not pair loads with 64-bit addresses.
- */
+/** 'near' in work memory, 'far' in the first 4 GiB of the store, 'copied' beyond: rows of W pass through scratch. */
+export type Place = 'near' | 'far' | 'copied';
+export const dotsTask = (dtype: FloatType, place: Place) => `dots_${dtype}_${place}`;
+
+/** Partial sums in scratch, and behind them copied rows of W. */
+const maxSumsBytes = 512 * 1024;
+export const maxCopiedBytes = scratchBytes - maxSumsBytes - 4096;
+/** Products of a group that fit the scratch; a group has some to spare, so that four can be combined at a time. */
+export const maxGroupProducts = maxSumsBytes / sumsBytes - 4;
+
+/** Adds the `dots` tasks. */
 export function addSmallRows(m: ModuleBuilder, features: Features, withStore: boolean): void {
+  const combine = combineFunction(m);
+  // Sums of six rows fill the registers of paired vectors, of three those of single ones.
+  const maxARows = features.revectorize ? 6 : 3;
   for (const dtype of floatTypes) {
-    const tile = (aRows: number, wRows: number) => dots(m, features, { dtype, aRows, wRows });
-    const tiles = { square: tile(2, 2), column: tile(1, 4), single: tile(1, 1) };
-    rowsTask(m, { dtype, far: false, ...tiles });
-    if (withStore) rowsTask(m, { dtype, far: true, ...tiles });
+    const sweeps = (far: boolean): Sweeps => ({
+      // Two rows of A leave registers for four streams of W.
+      few: dotsFunction(m, features, { dtype, far }, fewW, fewRows),
+      many: dotsFunction(m, features, { dtype, far }, manyW, maxARows),
+    });
+    const near = sweeps(false);
+    dots(m, { dtype, place: 'near', ...near, combine });
+    if (!withStore) continue;
+    dots(m, { dtype, place: 'far', ...sweeps(true), combine });
+    dots(m, { dtype, place: 'copied', ...near, combine });
   }
+  for (const dtype of floatTypes) for (const transposed of [false, true]) arrange(m, dtype, transposed);
 }
 
-interface DotsKind {
+/** Rows of W a tile takes: for at most `fewRows` rows of A, and for more. */
+const [fewRows, fewW, manyW] = [2, 4, 2];
+
+interface Sweeps {
+  readonly few: FunctionRef;
+  readonly many: FunctionRef;
+}
+
+interface DotsTask extends Sweeps {
   readonly dtype: FloatType;
-  readonly aRows: number;
-  readonly wRows: number;
+  readonly place: Place;
+  readonly combine: FunctionRef;
 }
 
-/** Vectors a turn of the loop reads from each row. */
-const halves = [0, 1];
-const step = halves.length * 4;
-
-/**
- * (w, w stride, a, a stride, k, out): the products of a few rows of W with a few rows of A, one f32 after the other at
- * out, A's rows innermost. Every product has eight partial sums that combine in one order, whatever the tile.
- */
-function dots(m: ModuleBuilder, features: Features, { dtype, aRows, wRows }: DotsKind): FunctionRef {
-  const madd = maddFor(features);
-  return m.function(undefined, new Array(6).fill('i32'), [], (f) => {
-    const [firstW, wStride, firstA, aStride, k, out] = f.params as SixInts;
-    const w = rowPointers(f, firstW, wStride, wRows);
-    const a = rowPointers(f, firstA, aStride, aRows);
-    const cells = w.flatMap((wRow) => a.map((aRow) => ({ wRow, aRow, acc: halves.map(() => f.vector()) })));
-    const advance = (elements: number) => {
-      for (const row of a) f.increase(row, elements * 4);
-      for (const row of w) f.increase(row, elements * bytesPerElement[dtype]);
-    };
-    const done = f.int(0);
-    f.while(done, i32.and(k, -step), step, () => {
-      const offset = (half: number) => half * 4;
-      const ofW = new Map(
-        w.map((row) => [
-          row,
-          halves.map((h) => f.vector(loadFloats(f, dtype, row, offset(h) * bytesPerElement[dtype]))),
-        ]),
-      );
-      const ofA = new Map(a.map((row) => [row, halves.map((h) => f.vector(v128.load(row, offset(h) * 4)))]));
-      for (const { wRow, aRow, acc } of cells)
-        for (const half of halves) f.set(acc[half]!, madd(ofA.get(aRow)![half]!, ofW.get(wRow)![half]!, acc[half]!));
-      advance(step);
-    });
-    const sums = finishSums(
-      f,
-      cells.map(({ acc }) => acc),
-      out,
-    );
-    f.while(done, k, 1, () => {
-      for (const [i, { wRow, aRow }] of cells.entries())
-        f.set(sums[i]!, f32.add(sums[i]!, f32.mul(f32.load(aRow), loadFloat(f, dtype, wRow))));
-      advance(1);
-    });
-    for (const [i, sum] of sums.entries()) f.emit(store.f32(out, sum, 4 * i));
-  });
-}
-
-type SixInts = [Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>];
-
-function rowPointers(f: FunctionBuilder, first: Local<'i32'>, stride: Local<'i32'>, count: number): Local<'i32'>[] {
-  const rows = [first];
-  while (rows.length < count) rows.push(f.int(i32.add(rows.at(-1)!, stride)));
-  return rows;
-}
-
-/** Accumulators to sums; all are stored side by side first, which is what lets V8 pair the loop above. */
-function finishSums(f: FunctionBuilder, cells: readonly Local<'v128'>[][], buffer: Local<'i32'>): Local<'f32'>[] {
-  const at = (cell: number, half: number) => (cell * halves.length + half) * 16;
-  for (const [i, acc] of cells.entries())
-    for (const half of halves) f.emit(store.v128(buffer, acc[half]!, at(i, half)));
-  return cells.map((_, i) => {
-    const both = f.vector(f32x4.add(v128.load(buffer, at(i, 0)), v128.load(buffer, at(i, 1))));
-    return f.local('f32', sumLanes(both));
-  });
-}
-
-interface RowsKind {
-  readonly dtype: FloatType;
-  readonly far: boolean;
-  readonly square: FunctionRef;
-  readonly column: FunctionRef;
-  readonly single: FunctionRef;
-}
-
-/** Rows of W handled together. */
-const groupRows = 4;
-/** Where copied rows of W lie in scratch, behind the tiles' sums. */
-const copyAt = 4096;
-/** Longest rows of W that fit there. */
-const maxFarRowBytes = Math.floor((scratchBytes - copyAt) / groupRows / 16) * 16;
-
-/** Chunk = rows of W: four at a time against A's rows two at a time, what is left one by one. */
-function rowsTask(m: ModuleBuilder, { dtype, far, square, column, single }: RowsKind): void {
-  m.task(taskName(dtype, far), (f, args, chunk, scratch) => {
-    const get = (name: keyof typeof word) => f.int(argument(args, word[name]));
-    const [rowCount, aStride, bStride, k, a] = [get('m'), get('aStride'), get('bStride'), get('k'), get('a')];
+/** Chunk = rows of W, taken in groups; the last rows that fill no tile are taken one by one. */
+function dots(m: ModuleBuilder, kind: DotsTask): void {
+  const { dtype, place, few, many, combine } = kind;
+  m.task(dotsTask(dtype, place), (f, args, chunk, scratch) => {
+    const get = (name: keyof typeof dotsWord) => f.int(argument(args, dotsWord[name]));
+    const [rows, a, aStride, k, blockK] = [get('rows'), get('a'), get('aStride'), get('k'), get('blockK')];
     const row = f.int(i32.mul(chunk, get('rowsPerChunk')));
     const end = f.int(i32.min(get('n'), i32.add(row, get('rowsPerChunk'))));
-    const rowBytes = f.int(i32.shl(k, elementShift(dtype)));
-    const copy = f.int(i32.add(scratch, copyAt));
-    const [w, stride] = [f.int(), far ? rowBytes : bStride];
-    const bring = (rows: number) => {
-      if (!far) {
-        f.set(w, i32.add(argument(args, word.b), i32.mul(row, bStride)));
-        return;
-      }
-      f.set(w, copy);
-      const from = f.local('i64', moved(i64.load(args, word.b * 4), i32.mul(row, bStride)));
-      for (let i = 0; i < rows; i++) {
-        f.copyFromStore(i32.add(copy, i32.mul(rowBytes, i)), from, rowBytes);
-        f.set(from, moved(from, bStride));
-      }
-    };
-    const run = (tile: FunctionRef, i: Local<'i32'>, skip: number, aRows: number, wRows: number) => {
-      const rowOfA = i32.add(a, i32.mul(i, aStride));
-      f.call(tile, i32.add(w, i32.mul(stride, skip)), stride, rowOfA, aStride, k, scratch);
-      for (let dj = 0; dj < wRows; dj++)
-        for (let di = 0; di < aRows; di++)
-          finish(f, {
-            args,
-            row: i32.add(i, di),
-            column: i32.add(row, skip + dj),
-            sum: f32.load(scratch, (dj * aRows + di) * 4),
-          });
-    };
-    f.while(row, i32.sub(end, groupRows - 1), groupRows, () => {
-      bring(groupRows);
-      const i = f.int(0);
-      f.while(i, i32.and(rowCount, -2), 2, () => {
-        run(square, i, 0, 2, 2);
-        run(square, i, 2, 2, 2);
+    const wholeK = f.int(i32.and(k, -dotStep));
+    const wRows = f.int(i32.select(i32.leS(rows, fewRows), fewW, manyW));
+    const [w, count, left, stride] = [f.int(), f.int(), f.int(), f.int()];
+    f.while(row, end, count, () => {
+      f.set(left, i32.sub(end, row));
+      const whole = f.int(i32.geS(left, wRows));
+      const inTiles = f.int(i32.and(left, i32.sub(0, wRows)));
+      f.set(count, i32.select(whole, i32.min(inTiles, get('groupRows')), 1));
+      const groupStride = bring(f, { args, kind, row, count, k, scratch, w });
+      f.set(stride, i32.select(whole, groupStride, 0));
+      const cells = f.int(i32.mul(rows, i32.select(whole, count, wRows)));
+      f.fill(scratch, 0, i32.mul(cells, sumsBytes));
+      f.for(0, wholeK, blockK, (k0) => {
+        const kc = f.int(i32.min(blockK, i32.sub(wholeK, k0)));
+        const aBlock = f.int(i32.add(a, i32.shl(k0, 2)));
+        const wBlock = f.int(i32.add(w, i32.shl(k0, elementShift(dtype))));
+        const sums = f.int(scratch);
+        f.for(0, count, wRows, () => {
+          const given = [wBlock, stride, aBlock, aStride, rows, kc, sums];
+          f.if(
+            i32.eq(wRows, fewW),
+            () => f.call(few, ...given),
+            () => f.call(many, ...given),
+          );
+          f.increase(wBlock, i32.mul(stride, wRows));
+          f.increase(sums, i32.mul(i32.mul(rows, wRows), sumsBytes));
+        });
       });
-      f.while(i, rowCount, 1, () => run(column, i, 0, 1, groupRows));
-    });
-    f.while(row, end, 1, () => {
-      bring(1);
-      f.for(0, rowCount, 1, (i) => run(single, i, 0, 1, 1));
+      f.call(combine, scratch, cells);
+      f.for(0, count, 1, (i) =>
+        finishRow(f, {
+          args,
+          dtype,
+          far: place === 'far',
+          i,
+          row,
+          rows,
+          wRows,
+          w,
+          stride,
+          a,
+          aStride,
+          k,
+          wholeK,
+          scratch,
+        }),
+      );
     });
   });
 }
 
-interface Element {
-  readonly args: Local<'i32'>;
-  readonly row: I32;
-  readonly column: I32;
-  readonly sum: F32;
+interface Bring {
+  readonly args: IntLocal;
+  readonly kind: DotsTask;
+  readonly row: IntLocal;
+  readonly count: IntLocal;
+  readonly k: IntLocal;
+  readonly scratch: IntLocal;
+  readonly w: IntLocal;
 }
 
-/** C[row, column] = sum + (what C holds, the bias, or nothing). */
-function finish(f: FunctionBuilder, { args, row, column, sum }: Element): void {
-  const [bias, keep] = [f.hoist(argument(args, word.bias)), f.hoist(argument(args, word.keep))];
-  const rowStart = i32.add(argument(args, word.c), i32.mul(row, argument(args, word.cStride)));
-  const at = f.int(i32.add(rowStart, i32.shl(column, 2)));
-  const start = f.local('f32', f32.const(0));
-  f.if(bias, () => f.set(start, f32.load(i32.add(bias, i32.shl(column, 2)))));
-  f.if(keep, () => f.set(start, f32.load(at)));
-  f.emit(store.f32(at, f32.add(start, sum)));
+/** Sets `w` to the group's first row, copied if need be; gives the distance of rows there. */
+function bring(f: FunctionBuilder, { args, kind, row, count, k, scratch, w }: Bring): IntLocal {
+  const wStride = f.int(argument(args, dotsWord.wStride));
+  if (kind.place !== 'copied') {
+    f.set(w, i32.add(argument(args, dotsWord.w), i32.mul(row, wStride)));
+    return wStride;
+  }
+  const rowBytes = f.int(i32.shl(k, elementShift(kind.dtype)));
+  const from = f.local('i64', moved(i64.load(args, dotsWord.w * 4), i32.mul(row, wStride)));
+  const to = f.int(i32.add(scratch, maxSumsBytes));
+  f.set(w, to);
+  f.for(0, count, 1, () => {
+    f.copyFromStore(to, from, rowBytes);
+    f.set(from, moved(from, wStride));
+    f.increase(to, rowBytes);
+  });
+  return rowBytes;
 }
 
-/** When the row kernels apply, and how they run. */
-export const smallRows = {
-  fits({ m, batch }: Product, pairs: readonly Pair[]): boolean {
-    if (m > maxRows || batch !== 1 || pairs.length === 0) return false;
-    return pairs.every(({ a, b, k }) => {
-      if ('weight' in b || !b.transposed || a.transposed || a.dtype !== 'f32') return false;
-      return !b.inStore || k << elementShift(b.dtype) <= maxFarRowBytes;
+interface FinishRow {
+  readonly args: IntLocal;
+  readonly dtype: FloatType;
+  readonly far: boolean;
+  /** The row of W in its group, and the group's first row. */
+  readonly i: IntLocal;
+  readonly row: IntLocal;
+  readonly rows: IntLocal;
+  readonly wRows: IntLocal;
+  readonly w: IntLocal;
+  readonly stride: IntLocal;
+  readonly a: IntLocal;
+  readonly aStride: IntLocal;
+  readonly k: IntLocal;
+  readonly wholeK: IntLocal;
+  readonly scratch: IntLocal;
+}
+
+/** C of one row of W = its products (with the last steps of k) + (what C holds, the bias, or nothing). */
+function finishRow(f: FunctionBuilder, o: FinishRow): void {
+  const get = (name: keyof typeof dotsWord) => f.int(argument(o.args, dotsWord[name]));
+  const [keep, bias, biasStrideA, cStrideA] = [get('keep'), get('bias'), get('biasStrideA'), get('cStrideA')];
+  const inTile = f.int(i32.and(o.i, i32.sub(o.wRows, 1)));
+  const cell = i32.add(i32.mul(i32.sub(o.i, inTile), o.rows), inTile);
+  const sum = f.int(i32.add(o.scratch, i32.shl(cell, 2)));
+  const wide = f.int(i32.add(o.row, o.i));
+  const c = f.int(i32.add(get('c'), i32.mul(wide, get('cStrideW'))));
+  const biasAt = f.int(i32.add(bias, i32.mul(wide, get('biasStrideW'))));
+  const aRow = f.int(o.a);
+  const lastW = f.int(i32.add(i32.add(o.w, i32.mul(o.i, o.stride)), i32.shl(o.wholeK, elementShift(o.dtype))));
+  f.for(0, o.rows, 1, () => {
+    const value = f.local('f32', f32.load(sum));
+    const [atA, atW] = [f.int(i32.add(aRow, i32.shl(o.wholeK, 2))), f.int(lastW)];
+    f.for(o.wholeK, o.k, 1, () => {
+      f.set(value, f32.add(value, f32.mul(f32.load(atA), loadFloat(f, o.dtype, placed(o.far, atW)))));
+      f.increase(atA, 4);
+      f.increase(atW, bytesPerElement[o.dtype]);
     });
-  },
+    const start = f.local('f32', f32.const(0));
+    f.if(bias, () => f.set(start, f32.load(biasAt)));
+    f.if(keep, () => f.set(start, f32.load(c)));
+    f.emit(store.f32(c, f32.add(start, value)));
+    f.increase(sum, i32.shl(o.wRows, 2));
+    f.increase(c, cStrideA);
+    f.increase(biasAt, biasStrideA);
+    f.increase(aRow, o.aStride);
+  });
+}
 
-  run(team: Team, tasks: Record<string, Task>, product: Product, pairs: readonly Pair[]): void {
-    const { m, n, c } = product;
-    for (const [i, { a, b, k }] of pairs.entries()) {
-      if ('weight' in b) throw new TypeError('cpu: the row kernels take dense weights: got one in 4 bits.');
-      const rowBytes = k << elementShift(b.dtype);
-      const rowsPerChunk = Math.max(1, Math.floor(bytesPerChunk / rowBytes / 4)) * 4;
-      const words: number[] = [];
-      words[word.c] = c.address;
-      words[word.cStride] = c.rowStride * 4;
-      words[word.m] = m;
-      words[word.n] = n;
-      words[word.rowsPerChunk] = rowsPerChunk;
-      words[word.bias] = i === 0 ? (product.bias ?? 0) : 0;
-      words[word.keep] = i > 0 || product.keep ? 1 : 0;
-      words[word.a] = a.address;
-      words[word.aStride] = a.rowStride * 4;
-      words[word.b] = b.address % 2 ** 32;
-      words[word.b + 1] = Math.floor(b.address / 2 ** 32);
-      words[word.bStride] = b.rowStride * bytesPerElement[b.dtype];
-      words[word.k] = k;
-      team.run(tasks[taskName(b.dtype, Boolean(b.inStore))]!, words, Math.ceil(n / rowsPerChunk));
-    }
-  },
-};
+/** Words of the tasks that copy an operand [rows, k] to f32 rows one after the other. */
+export const arrangeWord = { from: 0, stride: 1, to: 2, rows: 3, k: 4, stepsPerChunk: 5 } as const;
+export const arrangeTask = (dtype: FloatType, transposed: boolean) => `arrange_${dtype}${transposed ? '_t' : ''}`;
+
+/** Chunk = some steps of k of all rows. */
+function arrange(m: ModuleBuilder, dtype: FloatType, transposed: boolean): void {
+  m.task(arrangeTask(dtype, transposed), (f, args, chunk) => {
+    const get = (name: keyof typeof arrangeWord) => f.int(argument(args, arrangeWord[name]));
+    const [stride, k] = [get('stride'), get('k')];
+    const first = f.int(i32.mul(chunk, get('stepsPerChunk')));
+    const end = f.int(i32.min(k, i32.add(first, get('stepsPerChunk'))));
+    const size = bytesPerElement[dtype];
+    f.for(0, get('rows'), 1, (row) => {
+      const start = transposed
+        ? i32.add(i32.mul(first, stride), i32.shl(row, elementShift(dtype)))
+        : i32.add(i32.mul(row, stride), i32.shl(first, elementShift(dtype)));
+      const from = f.int(i32.add(get('from'), start));
+      const to = f.int(i32.add(get('to'), i32.shl(i32.add(i32.mul(row, k), first), 2)));
+      const at = f.int(first);
+      const step = f.int(transposed ? stride : size);
+      if (!transposed)
+        f.while(at, i32.sub(end, 3), 4, () => {
+          f.emit(store.v128(to, f.vector(loadFloats(f, dtype, from))));
+          f.increase(from, 4 * size);
+          f.increase(to, 16);
+        });
+      f.while(at, end, 1, () => {
+        f.emit(store.f32(to, loadFloat(f, dtype, from)));
+        f.increase(from, step);
+        f.increase(to, 4);
+      });
+    });
+  });
+}

@@ -1,6 +1,6 @@
 /**
- * C [m, n] = sum over pairs of A [m, k] x B [k, n] (+ bias [n]), after Goto and van de Geijn's packed product.
- * A is packed once by all threads; then each task packs its columns of B block by block and sweeps all its rows.
+ * C [m, n] = start + sum over pairs of A [m, k] x B [k, n], after Goto and van de Geijn's packed product. Each task packs its
+ * columns of B block by block and sweeps all its rows; A is packed once by all threads, or by the task where one needs it.
  * An element's sum runs over pairs and k in order, in blocks of `blockK`, whatever the tile and the thread.
  */
 import {
@@ -12,23 +12,27 @@ import {
   ModuleBuilder,
   moved,
 } from '../assembler.ts';
-import { i32, i64 } from '../instructions.ts';
-import { elementShift, type Features, type FloatType, floatTypes } from './lanes.ts';
+import { type I64, i32, i64 } from '../instructions.ts';
+import { scratchBytes } from '../team.ts';
+import type { KernelParameters } from '../tuning.ts';
+import type { Features } from './lanes.ts';
+import { finishFunction } from './matmul-finish.ts';
+import { offsetIn, packTask, panelsFunction } from './matmul-pack.ts';
 import { addSmallRows } from './matmul-small.ts';
-import { edgeKernel, microKernel, type Tile } from './micro.ts';
-import { type PackFunctions, packFunctions } from './pack.ts';
+import { edgeKernel, microKernel, panelAccess, type Tile } from './micro.ts';
 import { pack4bitFunction } from './pack-4bit.ts';
 import { weightWord } from './weight-4bit.ts';
 
-/** Steps of k between two visits to C. A constant of this version: it orders the sums. */
-export const blockK = 256;
-/** Columns of B that fit a thread's scratch. */
-export const maxBlockColumns = 512;
-/** Scratch: the panels of B, the tile of an edge, and what packing from 4 bits needs. */
-const tileBufferAt = maxBlockColumns * blockK * 4;
-const pack4bitAt = tileBufferAt + 4096;
-/** Rows of A swept with one panel of B: 192 x 256 x 4 bytes stay in the second-level cache. */
-const sweepRows = 192;
+/** Columns of B that a task takes at most, and steps of k between two visits to C. */
+export const maxBlockColumns = 256;
+const maxBlockK = 512;
+/** Scratch: panels of B, the tile of an edge, zeros, what packing from 4 bits needs, then A's panels and a block of C. */
+const tileBufferAt = maxBlockColumns * maxBlockK * 4;
+const zerosAt = tileBufferAt + 4096;
+const pack4bitAt = zerosAt + maxBlockColumns * 4;
+const [ownAAt, ownCAt] = [scratchBytes / 2, (scratchBytes * 3) / 4];
+/** A's panels that a task packs for itself, and a block of C in scratch. */
+export const maxOwnBytes = scratchBytes / 4;
 
 /** Words of the product task's argument block, the pair blocks follow at `pairs`. */
 export const productWord = {
@@ -41,270 +45,269 @@ export const productWord = {
   columnsPerBlock: 6,
   rowBlocks: 7,
   columnBlocks: 8,
-  bias: 9,
-  pairCount: 10,
-  keep: 11,
-  pairs: 12,
+  /** What C starts as: 0 for zeros, or the address of its first element, with the bytes between rows and matrices. */
+  from: 9,
+  fromStride: 10,
+  fromBatch: 11,
+  pairCount: 12,
+  /** A value of `outForm`. */
+  out: 13,
+  pairs: 14,
 } as const;
-/** `b` is a 64-bit address where the kind says that it lies in the store; `weight` is B in 4 bits, and then `b` unused. */
+/**
+ * A is packed where its form is `packedForm`. `b` is a 64-bit address where its form says that it lies in the store; `weight`
+ * is B in 4 bits, and then `b` unused.
+ */
 export const pairWord = {
   a: 0,
-  aBatch: 1,
-  b: 2,
-  bStride: 4,
-  bBatch: 5,
-  k: 6,
-  kind: 7,
-  weight: 8,
-  size: 8 + weightWord.size,
+  aStride: 1,
+  aBatch: 2,
+  aForm: 3,
+  b: 4,
+  bStride: 6,
+  bBatch: 7,
+  k: 8,
+  bForm: 9,
+  weight: 10,
+  size: 10 + weightWord.size,
 } as const;
-export const packWord = {
-  source: 0,
-  stride: 1,
-  batch: 2,
-  to: 3,
-  m: 4,
-  k: 5,
-  panelsPerChunk: 6,
-  chunksPerBatch: 7,
-} as const;
-
-/** An operand's form as a number: dtype x (is k contiguous in memory). */
-export const operandKind = (dtype: FloatType, kContiguous: boolean) =>
-  floatTypes.indexOf(dtype) * 2 + (kContiguous ? 1 : 0);
-/** Added to the kind of a B operand that lies in the store. */
-export const storeKind = 8;
+export const packedForm = 16;
 /** Added to the form of a B operand in 4 bits. */
 export const kind4bit = 16;
-const packName = (kind: number) => `packA${kind}`;
-export const packTaskName = packName;
 
-/** Tasks: `product`, and `packA0` .. `packA5`, one for each operand kind. */
-export function matmulModule(memory: MemoryShape, features: Features, tile: Tile): ModuleBuilder {
+/** Tasks: `product`, `packA`, and those of few rows. */
+export function matmulModule(
+  memory: MemoryShape,
+  features: Features,
+  tile: Tile,
+  parameters: KernelParameters,
+): ModuleBuilder {
   const m = new ModuleBuilder(memory);
-  if (memory.storePages) m.importStore();
-  const packRows = packFunctions(m, tile.rows);
-  const packColumns = packFunctions(m, tile.columns);
-  for (const dtype of floatTypes) {
-    packTask(m, packName(operandKind(dtype, true)), packRows[dtype].lanes, dtype, true, tile.rows);
-    packTask(m, packName(operandKind(dtype, false)), packRows[dtype].steps, dtype, false, tile.rows);
-  }
-  const micro = microKernel(m, features, tile);
-  const farColumns = memory.storePages ? packFunctions(m, tile.columns, 'i64') : undefined;
-  addSmallRows(m, features, Boolean(memory.storePages));
-  const packs = {
-    pack: packB(m, packColumns, farColumns),
-    pack4bit: pack4bitFunction(m, features, tile.columns, Boolean(memory.storePages)),
-  };
-  productTask(m, tile, packs, edgeKernel(m, tile, micro), micro);
+  const withStore = Boolean(memory.storePages);
+  if (withStore) m.importStore();
+  const packA = panelsFunction(m, tile.rows, false);
+  packTask(m, packA, tile.rows);
+  addSmallRows(m, features, withStore);
+  const micro = microKernel(m, features, tile, { ...panelAccess(tile), from: true });
+  productTask(m, {
+    tile,
+    micro,
+    edge: edgeKernel(m, tile, micro),
+    packA,
+    packB: panelsFunction(m, tile.columns, withStore),
+    pack4bit: pack4bitFunction(m, features, tile.columns, withStore),
+    finish: finishFunction(m),
+    blockK: parameters['matmul.blockK'],
+    sweepRows: parameters['matmul.sweepRows'] - (parameters['matmul.sweepRows'] % tile.rows),
+  });
   return m;
 }
 
-function packTask(
-  m: ModuleBuilder,
-  name: string,
-  pack: FunctionRef,
-  dtype: FloatType,
-  kContiguous: boolean,
-  rows: number,
-): void {
-  m.task(name, (f, args, chunk) => {
-    const word = (name: keyof typeof packWord) => f.int(argument(args, packWord[name]));
-    const [stride, rowCount, k, perChunk, chunks] = [
-      word('stride'),
-      word('m'),
-      word('k'),
-      word('panelsPerChunk'),
-      word('chunksPerBatch'),
-    ];
-    const batch = f.int(i32.divU(chunk, chunks));
-    const panel = f.int(i32.mul(i32.remU(chunk, chunks), perChunk));
-    const panelCount = f.int(i32.divU(i32.add(rowCount, rows - 1), rows));
-    const source = f.int(i32.add(argument(args, packWord.source), i32.mul(batch, argument(args, packWord.batch))));
-    const panelBytes = f.int(i32.mul(k, rows * 4));
-    const to = f.int(i32.add(argument(args, packWord.to), i32.mul(i32.mul(batch, panelCount), panelBytes)));
-    const end = f.int(i32.min(panelCount, i32.add(panel, perChunk)));
-    f.while(panel, end, 1, () => {
-      const first = f.int(i32.mul(panel, rows));
-      const at = kContiguous ? i32.mul(first, stride) : i32.shl(first, elementShift(dtype));
-      const lanes = i32.min(rows, i32.sub(rowCount, first));
-      f.call(pack, i32.add(source, at), i32.add(to, i32.mul(panel, panelBytes)), k, lanes, stride);
-    });
-  });
-}
+type Functions = Readonly<Record<'micro' | 'edge' | 'packA' | 'packB' | 'pack4bit' | 'finish', FunctionRef>>;
 
-/** Packs one panel of B: (kind, source (64 bits), to, k, lanes, stride). */
-function packB(m: ModuleBuilder, near: PackFunctions, far: PackFunctions | undefined): FunctionRef {
-  return m.function(undefined, ['i32', 'i64', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
-    const [kind, source, ...rest] = f.params as unknown as [IntLocal, Local<'i64'>, ...IntLocal[]];
-    for (const dtype of floatTypes) {
-      for (const kContiguous of [false, true]) {
-        const number = operandKind(dtype, kContiguous);
-        const layout = kContiguous ? 'lanes' : 'steps';
-        f.if(i32.eq(kind, number), () => f.call(near[dtype][layout], i32.wrap(source), ...rest));
-        if (far) f.if(i32.eq(kind, number + storeKind), () => f.call(far[dtype][layout], source, ...rest));
-      }
-    }
-  });
-}
-
-type Packs = Readonly<Record<'pack' | 'pack4bit', FunctionRef>>;
-
-function productTask(m: ModuleBuilder, tile: Tile, packs: Packs, edge: FunctionRef, micro: FunctionRef): void {
-  m.task('product', (f, args, chunk, scratch) => {
-    const word = (name: keyof typeof productWord) => f.int(argument(args, productWord[name]));
-    const [stride, columnBlocks] = [word('cStride'), word('columnBlocks')];
-    const blocks = f.int(i32.mul(word('rowBlocks'), columnBlocks));
-    const batch = f.int(i32.divU(chunk, blocks));
-    const block = f.int(i32.remU(chunk, blocks));
-    const row = f.int(i32.mul(i32.divU(block, columnBlocks), word('rowsPerBlock')));
-    const column = f.int(i32.mul(i32.remU(block, columnBlocks), word('columnsPerBlock')));
-    const rows = f.int(i32.min(word('rowsPerBlock'), i32.sub(word('m'), row)));
-    const columns = f.int(i32.min(word('columnsPerBlock'), i32.sub(word('n'), column)));
-    const c = f.int(
-      i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), i32.add(i32.mul(row, stride), i32.shl(column, 2))),
-    );
-    initializeC(f, args, c, stride, rows, columns, column);
-    const tileBuffer = f.int(i32.add(scratch, tileBufferAt));
-    const pair = f.int(i32.add(args, productWord.pairs * 4));
-    f.for(0, word('pairCount'), 1, () => {
-      const field = (name: keyof typeof pairWord) => f.int(argument(pair, pairWord[name]));
-      const [k, bStride, kind] = [field('k'), field('bStride'), field('kind')];
-      const panelBytes = f.int(i32.mul(k, tile.rows * 4));
-      const a = f.int(
-        i32.add(i32.add(field('a'), i32.mul(batch, field('aBatch'))), i32.mul(i32.divU(row, tile.rows), panelBytes)),
-      );
-      const b = f.local('i64', moved(i64.load(pair, pairWord.b * 4), i32.mul(batch, field('bBatch'))));
-      f.for(0, k, blockK, (k0) => {
-        const kc = f.int(i32.min(blockK, i32.sub(k, k0)));
-        const block = { tile, ...packs, pair, b, bStride, kind, k0, kc, column, columns, scratch };
-        f.if(
-          i32.geS(kind, kind4bit),
-          () => packColumns4bit(f, block),
-          () => packColumns(f, block),
-        );
-        const aBlock = f.int(i32.add(a, i32.mul(k0, tile.rows * 4)));
-        sweep(f, { tile, edge, micro, a: aBlock, panelBytes, scratch, c, stride, rows, columns, kc, tileBuffer });
-      });
-      f.increase(pair, pairWord.size * 4);
-    });
-  });
+interface ProductKind extends Functions {
+  readonly tile: Tile;
+  /** Steps of k between two visits to C: they order the sums. */
+  readonly blockK: number;
+  /** Rows of A swept with one panel of B: with blockK steps of f32 they stay in the second-level cache. */
+  readonly sweepRows: number;
 }
 
 type IntLocal = Local<'i32'>;
 
-/** C's block starts as the bias, as zeros, or as it is (`keep`). */
-function initializeC(
-  f: FunctionBuilder,
-  args: IntLocal,
-  c: IntLocal,
-  stride: IntLocal,
-  rows: IntLocal,
-  columns: IntLocal,
-  column: IntLocal,
-): void {
-  const bytes = f.int(i32.shl(columns, 2));
-  const bias = f.int(argument(args, productWord.bias));
-  f.if(i32.eqz(argument(args, productWord.keep)), () => {
-    const at = f.int(c);
-    f.for(0, rows, 1, () => {
-      f.if(
-        bias,
-        () => f.copy(at, i32.add(bias, i32.shl(column, 2)), bytes),
-        () => f.fill(at, 0, bytes),
+/** A block of C: where it is computed, and where its elements start from; strides in bytes. */
+interface Block {
+  readonly row: IntLocal;
+  readonly column: IntLocal;
+  readonly rows: IntLocal;
+  readonly columns: IntLocal;
+  readonly c: IntLocal;
+  readonly stride: IntLocal;
+  readonly from: IntLocal;
+  readonly fromStride: IntLocal;
+}
+
+function productTask(m: ModuleBuilder, kind: ProductKind): void {
+  const { tile, blockK } = kind;
+  m.task('product', (f, args, chunk, scratch) => {
+    const word = (name: keyof typeof productWord) => f.int(argument(args, productWord[name]));
+    const columnBlocks = word('columnBlocks');
+    const blocks = f.int(i32.mul(word('rowBlocks'), columnBlocks));
+    const batch = f.int(i32.divU(chunk, blocks));
+    const number = f.int(i32.remU(chunk, blocks));
+    const row = f.int(i32.mul(i32.divU(number, columnBlocks), word('rowsPerBlock')));
+    const column = f.int(i32.mul(i32.remU(number, columnBlocks), word('columnsPerBlock')));
+    const rows = f.int(i32.min(word('rowsPerBlock'), i32.sub(word('m'), row)));
+    const columns = f.int(i32.min(word('columnsPerBlock'), i32.sub(word('n'), column)));
+    const [c, stride, out] = [f.int(i32.add(scratch, ownCAt)), f.int(i32.shl(columns, 2)), word('out')];
+    f.if(i32.eqz(out), () => {
+      f.set(stride, word('cStride'));
+      const inMatrix = i32.add(i32.mul(row, stride), i32.shl(column, 2));
+      f.set(c, i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), inMatrix));
+    });
+    const block: Block = {
+      row,
+      column,
+      rows,
+      columns,
+      c,
+      stride,
+      ...startOf(f, { args, scratch, row, column, columns, batch }),
+    };
+    const pair = f.int(i32.add(args, productWord.pairs * 4));
+    f.for(0, word('pairCount'), 1, () => {
+      const field = (name: keyof typeof pairWord) => f.int(argument(pair, pairWord[name]));
+      const k = field('k');
+      const panelBytes = f.int(i32.mul(k, tile.rows * 4));
+      const a = panelsOfA(f, { kind, pair, batch, block, k, panelBytes, scratch });
+      const b = f.local('i64', moved(i64.load(pair, pairWord.b * 4), i32.mul(batch, field('bBatch'))));
+      const [bStride, form] = [field('bStride'), field('bForm')];
+      f.for(0, k, blockK, (k0) => {
+        const kc = f.int(i32.min(blockK, i32.sub(k, k0)));
+        f.if(
+          i32.geS(form, kind4bit),
+          () => packColumns4bit(f, { kind, pair, form, k0, kc, block, scratch }),
+          () => {
+            const at = moved(b, f.int(offsetIn(form, bStride, column, k0)));
+            f.call(kind.packB, form, at as I64, scratch, kc, columns, bStride, blockK * tile.columns * 4);
+          },
+        );
+        sweep(f, { kind, block, a: f.int(i32.add(a, i32.mul(k0, tile.rows * 4))), panelBytes, kc, scratch });
+        f.set(block.from, c);
+        f.set(block.fromStride, stride);
+      });
+      f.increase(pair, pairWord.size * 4);
+    });
+    f.if(out, () => {
+      const transposed = f.int(i32.eq(out, 3));
+      const size = i32.select(transposed, 2, 1);
+      const [across, along] = [i32.select(transposed, column, row), i32.select(transposed, row, column)];
+      const to = i32.add(i32.mul(across, word('cStride')), i32.shl(along, size));
+      f.call(
+        kind.finish,
+        out,
+        c,
+        stride,
+        i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), to),
+        word('cStride'),
+        rows,
+        columns,
       );
-      f.increase(at, stride);
     });
   });
 }
 
-interface PackColumns extends Packs {
-  tile: Tile;
-  pair: IntLocal;
-  b: Local<'i64'>;
-  bStride: IntLocal;
-  kind: IntLocal;
-  k0: IntLocal;
-  kc: IntLocal;
-  column: IntLocal;
-  columns: IntLocal;
-  scratch: IntLocal;
+interface Start {
+  readonly args: IntLocal;
+  readonly scratch: IntLocal;
+  readonly row: IntLocal;
+  readonly column: IntLocal;
+  readonly columns: IntLocal;
+  readonly batch: IntLocal;
 }
 
-/** The block's columns of B for steps k0 .. k0 + kc, one panel after the other in scratch. */
-function packColumns(f: FunctionBuilder, o: PackColumns): void {
-  const shift = f.int(i32.select(i32.ltU(i32.and(o.kind, storeKind - 1), 2), 2, 1));
-  const kContiguous = f.int(i32.and(o.kind, 1));
-  f.for(0, o.columns, o.tile.columns, (j) => {
-    const lane = i32.add(o.column, j);
-    const at = i32.select(
-      kContiguous,
-      i32.add(i32.mul(lane, o.bStride), i32.shl(o.k0, shift)),
-      i32.add(i32.mul(o.k0, o.bStride), i32.shl(lane, shift)),
-    );
-    const to = i32.add(o.scratch, i32.mul(j, blockK * 4));
-    f.call(o.pack, o.kind, moved(o.b, at), to, o.kc, i32.min(o.tile.columns, i32.sub(o.columns, j)), o.bStride);
-  });
+/** What the block's elements start from. */
+function startOf(
+  f: FunctionBuilder,
+  { args, scratch, row, column, columns, batch }: Start,
+): Pick<Block, 'from' | 'fromStride'> {
+  const word = (name: keyof typeof productWord) => argument(args, productWord[name]);
+  const [from, fromStride] = [f.int(word('from')), f.int(word('fromStride'))];
+  f.if(
+    from,
+    () => {
+      const inMatrix = i32.add(i32.mul(row, fromStride), i32.shl(column, 2));
+      f.increase(from, i32.add(i32.mul(batch, word('fromBatch')), inMatrix));
+    },
+    () => {
+      f.set(from, i32.add(scratch, zerosAt));
+      f.fill(from, 0, i32.shl(columns, 2));
+    },
+  );
+  return { from, fromStride };
 }
 
-/** As packColumns for a B in 4 bits. */
-function packColumns4bit(f: FunctionBuilder, o: PackColumns): void {
-  const weight = f.int(i32.add(o.pair, pairWord.weight * 4));
-  const form = f.int(i32.sub(o.kind, kind4bit));
-  const own = f.int(i32.add(o.scratch, pack4bitAt));
-  f.for(0, o.columns, o.tile.columns, (j) => {
-    const to = i32.add(o.scratch, i32.mul(j, blockK * 4));
-    const lanes = i32.min(o.tile.columns, i32.sub(o.columns, j));
-    f.call(o.pack4bit, weight, form, i32.add(o.column, j), o.k0, o.kc, lanes, to, own);
+interface PanelsOfA {
+  readonly kind: ProductKind;
+  readonly pair: IntLocal;
+  readonly batch: IntLocal;
+  readonly block: Block;
+  readonly k: IntLocal;
+  readonly panelBytes: IntLocal;
+  readonly scratch: IntLocal;
+}
+
+/** Where the block's panels of A lie, packed here if no task before did. */
+function panelsOfA(f: FunctionBuilder, { kind, pair, batch, block, k, panelBytes, scratch }: PanelsOfA): IntLocal {
+  const field = (name: keyof typeof pairWord) => f.int(argument(pair, pairWord[name]));
+  const [form, stride] = [field('aForm'), field('aStride')];
+  const a = f.int(i32.add(field('a'), i32.mul(batch, field('aBatch'))));
+  f.if(
+    i32.eq(form, packedForm),
+    () => f.increase(a, i32.mul(i32.divU(block.row, kind.tile.rows), panelBytes)),
+    () => {
+      const from = i64.extend(f.int(i32.add(a, offsetIn(form, stride, block.row, 0))));
+      f.set(a, i32.add(scratch, ownAAt));
+      f.call(kind.packA, form, from, a, k, block.rows, stride, panelBytes);
+    },
+  );
+  return a;
+}
+
+interface PackColumns4bit {
+  readonly kind: ProductKind;
+  readonly pair: IntLocal;
+  readonly form: IntLocal;
+  readonly k0: IntLocal;
+  readonly kc: IntLocal;
+  readonly block: Block;
+  readonly scratch: IntLocal;
+}
+
+/** The block's columns of a B in 4 bits for steps k0 .. k0 + kc, one panel after the other in scratch. */
+function packColumns4bit(f: FunctionBuilder, { kind, pair, form, k0, kc, block, scratch }: PackColumns4bit): void {
+  const weight = f.int(i32.add(pair, pairWord.weight * 4));
+  const own = f.int(i32.add(scratch, pack4bitAt));
+  f.for(0, block.columns, kind.tile.columns, (j) => {
+    const to = i32.add(scratch, i32.mul(j, kind.blockK * 4));
+    const lanes = i32.min(kind.tile.columns, i32.sub(block.columns, j));
+    f.call(kind.pack4bit, weight, i32.sub(form, kind4bit), i32.add(block.column, j), k0, kc, lanes, to, own);
   });
 }
 
 interface Sweep {
-  tile: Tile;
-  edge: FunctionRef;
-  micro: FunctionRef;
-  a: IntLocal;
-  panelBytes: IntLocal;
-  scratch: IntLocal;
-  c: IntLocal;
-  stride: IntLocal;
-  rows: IntLocal;
-  columns: IntLocal;
-  kc: IntLocal;
-  tileBuffer: IntLocal;
+  readonly kind: ProductKind;
+  readonly block: Block;
+  readonly a: IntLocal;
+  readonly panelBytes: IntLocal;
+  readonly kc: IntLocal;
+  readonly scratch: IntLocal;
 }
 
 /** All tiles of the block: rows in groups that stay in cache, then panels of B, then panels of A. */
-function sweep(f: FunctionBuilder, o: Sweep): void {
-  const { rows: tileRows, columns: tileColumns } = o.tile;
-  const groupRows = sweepRows - (sweepRows % tileRows);
-  f.for(0, o.rows, groupRows, (group) => {
-    const groupEnd = f.int(i32.min(o.rows, i32.add(group, groupRows)));
-    f.for(0, o.columns, tileColumns, (j) => {
-      const b = f.int(i32.add(o.scratch, i32.mul(j, blockK * 4)));
-      const columnsLeft = f.int(i32.sub(o.columns, j));
-      const a = f.int(i32.add(o.a, i32.mul(i32.divU(group, tileRows), o.panelBytes)));
-      const c = f.int(i32.add(i32.add(o.c, i32.mul(group, o.stride)), i32.shl(j, 2)));
-      f.for(group, groupEnd, tileRows, (i) => {
-        const rowsLeft = i32.sub(o.rows, i);
+function sweep(f: FunctionBuilder, { kind, block, a, panelBytes, kc, scratch }: Sweep): void {
+  const { tile, blockK, sweepRows, micro, edge } = kind;
+  const { rows, columns, stride, fromStride } = block;
+  const buffer = f.int(i32.add(scratch, tileBufferAt));
+  f.for(0, rows, sweepRows, (group) => {
+    const groupEnd = f.int(i32.min(rows, i32.add(group, sweepRows)));
+    f.for(0, columns, tile.columns, (j) => {
+      const b = f.int(i32.add(scratch, i32.mul(j, blockK * 4)));
+      const width = f.int(i32.min(tile.columns, i32.sub(columns, j)));
+      const panel = f.int(i32.add(a, i32.mul(i32.divU(group, tile.rows), panelBytes)));
+      const at = (base: IntLocal, step: IntLocal) => f.int(i32.add(i32.add(base, i32.mul(group, step)), i32.shl(j, 2)));
+      const [c, from] = [at(block.c, stride), at(block.from, fromStride)];
+      f.for(group, groupEnd, tile.rows, (i) => {
+        const height = f.int(i32.min(tile.rows, i32.sub(rows, i)));
+        const whole = i32.and(i32.eq(height, tile.rows), i32.eq(width, tile.columns));
         f.if(
-          i32.and(i32.geS(rowsLeft, tileRows), i32.geS(columnsLeft, tileColumns)),
-          () => f.call(o.micro, a, b, c, o.kc, o.stride),
-          () =>
-            f.call(
-              o.edge,
-              a,
-              b,
-              c,
-              o.kc,
-              o.stride,
-              i32.min(rowsLeft, tileRows),
-              i32.min(columnsLeft, tileColumns),
-              o.tileBuffer,
-            ),
+          whole,
+          () => f.call(micro, panel, b, c, kc, stride, from, fromStride),
+          () => f.call(edge, panel, b, c, kc, stride, from, fromStride, height, width, buffer),
         );
-        f.increase(a, o.panelBytes);
-        f.increase(c, i32.mul(o.stride, tileRows));
+        f.increase(panel, panelBytes);
+        f.increase(c, i32.mul(stride, tile.rows));
+        f.increase(from, i32.mul(fromStride, tile.rows));
       });
     });
   });

@@ -2,14 +2,16 @@
  * Packing for the matrix product: a panel holds `lanes` rows (of A) or columns (of B) side by side for each step of k, as
  * f32, so that the micro-kernel reads memory in order whatever the operand's transposition, stride and dtype.
  */
-import { type FunctionRef, type Local, type ModuleBuilder, moved } from '../assembler.ts';
-import { i32, lanes32, store, v128 } from '../instructions.ts';
+import { type FunctionBuilder, type FunctionRef, type Local, type ModuleBuilder, moved } from '../assembler.ts';
+import { i32, lanes32, store, type V128, v128 } from '../instructions.ts';
 import { bytesPerElement, elementShift, type FloatType, floatTypes, loadFloat, loadFloats } from './lanes.ts';
 
-/** `lanes`: k runs along memory in every lane; `steps`: lanes lie side by side for each k. */
+/**
+ * `lanes`: k runs along memory in every lane; one panel from (source, destination, k count, lanes that exist, source stride in
+ * bytes), in which missing lanes become zeros. `steps`: lanes lie side by side for each k; all panels in one walk along memory,
+ * from the same and the bytes from one panel to the next.
+ */
 export type PackLayout = 'lanes' | 'steps';
-
-/** (source, destination, k count, lanes that exist, source stride in bytes): missing lanes become zeros. */
 export type PackFunctions = Record<FloatType, Record<PackLayout, FunctionRef>>;
 
 /** `pointer` is 'i64' where the source lies in the store. */
@@ -17,8 +19,8 @@ export function packFunctions(m: ModuleBuilder, width: number, pointer: Pointer 
   const entries = floatTypes.map((dtype) => [
     dtype,
     {
-      lanes: packFunction(m, { width, dtype, layout: 'lanes', pointer }),
-      steps: packFunction(m, { width, dtype, layout: 'steps', pointer }),
+      lanes: packLanes(m, { width, dtype, layout: 'lanes', pointer }),
+      steps: packSteps(m, { width, dtype, layout: 'steps', pointer }),
     },
   ]);
   return Object.fromEntries(entries) as PackFunctions;
@@ -35,8 +37,47 @@ interface PackKind {
 
 type PackParams = [source: Local<Pointer>, ...rest: [Local<'i32'>, Local<'i32'>, Local<'i32'>, Local<'i32'>]];
 
-function packFunction(m: ModuleBuilder, kind: PackKind): FunctionRef {
-  const { width, dtype, layout, pointer } = kind;
+/** A step of k is one run through memory over all whole panels: rows far apart are each touched once. */
+function packSteps(m: ModuleBuilder, kind: PackKind): FunctionRef {
+  const { width, dtype, pointer } = kind;
+  const partial = partialPack(m, kind);
+  return m.function(undefined, [pointer, 'i32', 'i32', 'i32', 'i32', 'i32'], [], (f) => {
+    const [source, to, count, lanes, stride] = f.params as unknown as PackParams;
+    const panelBytes = f.intParam(5);
+    const whole = f.int(i32.sub(lanes, i32.remU(lanes, width)));
+    const last = f.int(i32.mul(i32.divU(lanes, width), panelBytes));
+    f.if(whole, () => {
+      const [from, into] = [f.local(pointer, source), f.int(to)];
+      f.for(0, count, 1, () => {
+        const [at, panel] = [f.local(pointer, from), f.int(into)];
+        f.for(0, whole, width, () => {
+          const values = [];
+          for (let lane = 0; lane < width; lane += 4)
+            values.push(f.vector(loadFloats(f, dtype, at, lane * bytesPerElement[dtype])));
+          for (const [i, value] of values.entries())
+            f.emit(width - 4 * i >= 4 ? store.v128(panel, value, 16 * i) : store.low64(panel, value, 16 * i));
+          f.set(at, moved(at, width * bytesPerElement[dtype]));
+          f.increase(panel, panelBytes);
+        });
+        f.set(from, moved(from, stride));
+        f.increase(into, width * 4);
+      });
+    });
+    f.if(i32.ne(lanes, whole), () =>
+      f.call(
+        partial,
+        moved(source, i32.shl(whole, elementShift(dtype))),
+        i32.add(to, last),
+        count,
+        i32.sub(lanes, whole),
+        stride,
+      ),
+    );
+  });
+}
+
+function packLanes(m: ModuleBuilder, kind: PackKind): FunctionRef {
+  const { width, dtype, pointer } = kind;
   const partial = partialPack(m, kind);
   return m.function(undefined, [pointer, 'i32', 'i32', 'i32', 'i32'], [], (f) => {
     const [source, to, count, lanes, stride] = f.params as unknown as PackParams;
@@ -44,17 +85,6 @@ function packFunction(m: ModuleBuilder, kind: PackKind): FunctionRef {
       f.call(partial, source, to, count, lanes, stride);
       f.return();
     });
-    if (layout === 'steps') {
-      f.for(0, count, 1, () => {
-        for (let lane = 0; lane < width; lane += 4) {
-          const value = loadFloats(f, dtype, source, lane * bytesPerElement[dtype]);
-          f.emit(width - lane >= 4 ? store.v128(to, value, lane * 4) : store.low64(to, value, lane * 4));
-        }
-        f.set(source, moved(source, stride));
-        f.increase(to, width * 4);
-      });
-      return;
-    }
     const k = f.int(0);
     const groups: number[] = [];
     for (let lane = 0; lane < width; lane += 4) groups.push(Math.min(4, width - lane));
@@ -78,22 +108,38 @@ function packFunction(m: ModuleBuilder, kind: PackKind): FunctionRef {
   });
 }
 
-type Writer = Parameters<Parameters<ModuleBuilder['function']>[3]>[0];
-
-function storeTransposed4(f: Writer, to: Local<'i32'>, rows: Local<'v128'>[], width: number, lane: number): void {
+/** Columns of four vectors. */
+export function transposed4(f: FunctionBuilder, rows: readonly Local<'v128'>[]): V128[] {
   const [a, b, c, d] = rows as [Local<'v128'>, Local<'v128'>, Local<'v128'>, Local<'v128'>];
   const lowAb = f.vector(v128.shuffle(a, b, lanes32(0, 4, 1, 5)));
   const lowCd = f.vector(v128.shuffle(c, d, lanes32(0, 4, 1, 5)));
   const highAb = f.vector(v128.shuffle(a, b, lanes32(2, 6, 3, 7)));
   const highCd = f.vector(v128.shuffle(c, d, lanes32(2, 6, 3, 7)));
-  const at = (step: number) => (step * width + lane) * 4;
-  f.emit(store.v128(to, v128.shuffle(lowAb, lowCd, lanes32(0, 1, 4, 5)), at(0)));
-  f.emit(store.v128(to, v128.shuffle(lowAb, lowCd, lanes32(2, 3, 6, 7)), at(1)));
-  f.emit(store.v128(to, v128.shuffle(highAb, highCd, lanes32(0, 1, 4, 5)), at(2)));
-  f.emit(store.v128(to, v128.shuffle(highAb, highCd, lanes32(2, 3, 6, 7)), at(3)));
+  return [
+    v128.shuffle(lowAb, lowCd, lanes32(0, 1, 4, 5)),
+    v128.shuffle(lowAb, lowCd, lanes32(2, 3, 6, 7)),
+    v128.shuffle(highAb, highCd, lanes32(0, 1, 4, 5)),
+    v128.shuffle(highAb, highCd, lanes32(2, 3, 6, 7)),
+  ];
 }
 
-function storeTransposed2(f: Writer, to: Local<'i32'>, rows: Local<'v128'>[], width: number, lane: number): void {
+function storeTransposed4(
+  f: FunctionBuilder,
+  to: Local<'i32'>,
+  rows: Local<'v128'>[],
+  width: number,
+  lane: number,
+): void {
+  for (const [step, value] of transposed4(f, rows).entries()) f.emit(store.v128(to, value, (step * width + lane) * 4));
+}
+
+function storeTransposed2(
+  f: FunctionBuilder,
+  to: Local<'i32'>,
+  rows: Local<'v128'>[],
+  width: number,
+  lane: number,
+): void {
   const [a, b] = rows as [Local<'v128'>, Local<'v128'>];
   const pairs = [lanes32(0, 4, 0, 4), lanes32(1, 5, 1, 5), lanes32(2, 6, 2, 6), lanes32(3, 7, 3, 7)];
   for (const [step, lanes] of pairs.entries())

@@ -8,7 +8,7 @@ import { MapTables } from './map-tables.ts';
 import { matmul4bitKernel } from './matmul-4bit-kernel.ts';
 import { matmul8bitKernels } from './matmul-8bit-kernel.ts';
 import { matmulKernel } from './matmul-kernel.ts';
-import type { Tile } from './micro.ts';
+import { pairedTile, plainTile, type Tile } from './micro.ts';
 import { optimizer8bitKernels } from './optimizer-8bit-kernels.ts';
 import { quantize4bitKernels } from './quantize-4bit-kernel.ts';
 import { reduceKernels } from './reduce-kernels.ts';
@@ -32,7 +32,7 @@ export function makeKernels(host: KernelHost, tile: Tile): Map<string, Kernel> {
       ...reduce,
       ...rowKernels(host, reduce.sum!),
       rope: ropeKernel(host),
-      ...attentionKernels(host, tile),
+      ...attentionKernels(host, host.features.revectorize ? pairedTile : plainTile),
     }),
   );
 }

@@ -3,11 +3,15 @@ import { type Call, type ElementwiseProgram, input, type Operand, sizeOf } from 
 import { CpuBuffer } from '../buffer.ts';
 import type { KernelHost } from '../kernel.ts';
 
-/** `run` for calls of any float dtypes, from one that takes an f32 output and an f32 bias at input `biasIndex`. */
+/**
+ * `run` for calls of any float dtypes, from one that takes an f32 bias at input `biasIndex` and an f32 output, or one of 16
+ * bits where `narrows` says so.
+ */
 export function throughFloats(
   { team, elementwise }: KernelHost,
   biasIndex: number,
   runFloats: (call: Call) => void,
+  narrows: (call: Call) => boolean = () => false,
 ): (call: Call) => void {
   /** Copies between dtypes. */
   const convert = (op: Call['op'], from: Operand, to: Operand): void => {
@@ -28,7 +32,7 @@ export function throughFloats(
   const run = (call: Call): void => {
     const out = call.outputs[0]!;
     const bias = call.inputs[biasIndex];
-    if (out.dtype !== 'f32') {
+    if (out.dtype !== 'f32' && !narrows(call)) {
       withFloats(out.shape, (floats) => {
         run({ ...call, outputs: [floats] });
         convert(call.op, floats, out);
