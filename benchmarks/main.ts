@@ -1,7 +1,7 @@
 /**
  * `pnpm bench`: our kernels and programs beside the libraries that people would use instead and beside the machine's limits.
  * Results are checked, then contenders and probes take turns; best against best. The README says what the columns mean.
- *   --filter TEXT     cases whose name holds TEXT
+ *   --filter TEXT     cases whose name holds TEXT; with commas: one of several
  *   --rounds N        turns of each contender (default 10)
  *   --threads N,M     thread counts of ours (default 1 and one a core)
  *   --peers A,B       these alone; --no-peers: none
@@ -91,7 +91,7 @@ async function measure(
 }
 
 async function bench(settings: Settings): Promise<void> {
-  const chosen = all.filter(({ name }) => name.includes(settings.filter));
+  const chosen = all.filter(({ name }) => settings.filter.split(',').some((text) => name.includes(text)));
   if (chosen.length === 0)
     throw new RangeError(
       `bench: --filter must match a case: got ${settings.filter}. Cases: ${[...new Set(all.map((c) => c.name))].join(', ')}.`,

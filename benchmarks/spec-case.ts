@@ -21,6 +21,8 @@ export interface SpecCase<Spec extends WorkSpec> {
   readonly also?: 'main' | 'paired';
   /** Peers on every thread count, not on the most alone. Default false: a run has an end. */
   readonly everyPeer?: boolean;
+  /** Peers that other shapes have shown to be slow, and that would need most of a run here. */
+  readonly without?: readonly string[];
 }
 
 interface Part {
@@ -163,7 +165,8 @@ export function specCase<Spec extends WorkSpec>(of: SpecCase<Spec>): BenchCase {
         for (const host of also ? context.hosts : [])
           contenders.push(...(await elsewhere(part, also === 'main', host, context)));
         if (i > 0) continue;
-        const peers = of.everyPeer ? context.peers : widest(context.peers);
+        const all = context.peers.filter((peer) => !of.without?.includes(peer.name));
+        const peers = of.everyPeer ? all : widest(all);
         contenders.push(...(await peersOf(part, peers, context, labels.map(rowOf))));
       }
       return contenders;

@@ -35,7 +35,11 @@ const show = ({ m, k, n, batch }: Shape): string => `${batch ? `${batch} x ` : '
 const dense = (
   name: string,
   shape: Shape,
-  { also, halves = false }: { readonly also?: SpecCase<MatmulSpec>['also']; readonly halves?: boolean } = {},
+  {
+    also,
+    halves = false,
+    without = [],
+  }: Pick<SpecCase<MatmulSpec>, 'also' | 'without'> & { readonly halves?: boolean } = {},
 ): BenchCase =>
   specCase({
     name,
@@ -48,17 +52,19 @@ const dense = (
     limit: () => boundBy('multiply-add'),
     ...(also && { also }),
     everyPeer: halves,
+    without,
   });
 
 /** Phi-3-mini's products for 512 tokens, W [n, k] as checkpoints hold it: o_proj, qkv_proj and gate_up_proj. */
+const slow = ['gpu.js cpu', 'gpu.js webasm', 'tfjs'];
 const main = [
   dense('matmul o_proj', { m: 512, k: 3072, n: 3072 }, { also: 'main', halves: true }),
-  dense('matmul qkv_proj', { m: 512, k: 3072, n: 9216 }, { halves: true }),
-  dense('matmul gate_up_proj', { m: 512, k: 3072, n: 16384 }, { halves: true }),
+  dense('matmul qkv_proj', { m: 512, k: 3072, n: 9216 }, { halves: true, without: slow }),
+  dense('matmul gate_up_proj', { m: 512, k: 3072, n: 16384 }, { halves: true, without: [...slow, 'tfjs threads'] }),
 ];
 
 const forms = (['NN', 'TN', 'TT'] as const).map((transpose) =>
-  dense('matmul form', { m: 512, k: 3072, n: 3072, transpose }),
+  dense('matmul form', { m: 512, k: 3072, n: 3072, transpose }, { without: [...slow, 'tfjs threads'] }),
 );
 const odd = [
   dense('matmul odd', { m: 511, k: 3071, n: 3001 }),
