@@ -13,13 +13,6 @@ export interface Leaf {
 /** Where a gradient goes next: to the node that made an input, or to a leaf. Null: the input needs none. */
 export type Edge = Origin | { readonly leaf: Leaf } | null;
 
-/** A tensor kept for backward, by name, with the version it had. */
-interface Saved {
-  readonly name: string;
-  readonly tensor: Tensor;
-  readonly version: number;
-}
-
 /** What a gradient rule sees: output gradients (undefined where nothing arrived) and what the op saved, by name. */
 export interface GradientContext {
   readonly grads: readonly (Tensor | undefined)[];
@@ -40,6 +33,7 @@ export interface NodeParts {
   readonly inputShapes: readonly Shape[];
   readonly outputShapes: readonly Shape[];
   readonly rules: readonly Rule[];
+  /** What the rules read, by name; the node keeps handles of its own. */
   readonly saved: Record<string, Tensor>;
   /** Runs at every visit, even if no input needs a gradient (checkpoint: gradients of leaves inside). */
   readonly always?: (context: GradientContext) => void;
@@ -56,7 +50,9 @@ export class GradNode {
   readonly #inputShapes: readonly Shape[];
   readonly #rules: readonly Rule[];
   readonly #always: NodeParts['always'];
-  #saved: Saved[] | null;
+  #saved: Record<string, Tensor> | null;
+  /** Versions of what is saved, in the record's order. */
+  readonly #versions: number[] = [];
   #owners = 0;
 
   constructor(parts: NodeParts) {
@@ -66,11 +62,13 @@ export class GradNode {
     this.#inputShapes = parts.inputShapes;
     this.#rules = parts.rules;
     this.#always = parts.always;
-    this.#saved = [];
+    const saved: Record<string, Tensor> = {};
     for (const name in parts.saved) {
       const tensor = keptHandle(parts.saved[name]!, parts.op);
-      this.#saved.push({ name, tensor, version: tensor.storage(parts.op).version });
+      saved[name] = tensor;
+      this.#versions.push(tensor.storage(parts.op).version);
     }
+    this.#saved = saved;
     for (const edge of this.edges) if (edge && 'node' in edge) edge.node.retain();
   }
   retain(): void {
@@ -86,23 +84,24 @@ export class GradNode {
     }
   }
   freeSaved(): void {
-    for (const { tensor } of this.#saved ?? []) tensor.dispose('freed with its graph');
+    const saved = this.#saved;
     this.#saved = null;
+    for (const name in saved) saved[name]!.dispose('freed with its graph');
   }
   /** The gradients of the inputs that need one, un-broadcast to the inputs' shapes. */
   run(grads: readonly (Tensor | undefined)[], addLeaf: GradientContext['addLeaf']): (Tensor | null)[] {
-    if (!this.#saved)
+    const saved = this.#saved;
+    if (!saved)
       throw new Error(
         `backward: the graph of ${this.op} was already used or freed. Run the forward again, or sum the losses first.`,
       );
-    const saved: Record<string, Tensor> = {};
-    for (const { name, tensor, version } of this.#saved) {
-      const storage = tensor.storage(this.op);
-      if (storage.version !== version)
+    let at = 0;
+    for (const name in saved) {
+      const storage = saved[name]!.storage(this.op);
+      if (storage.version !== this.#versions[at++])
         throw new Error(
           `backward: ${name} saved by ${this.op} must be unchanged: ${storage.writer} wrote it in place since. Run backward before ${storage.writer}, or give ${this.op} a copy.`,
         );
-      saved[name] = tensor;
     }
     let shared: { value: unknown } | null = null;
     const once = <T>(compute: () => T): T => {
