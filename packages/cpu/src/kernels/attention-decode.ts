@@ -10,7 +10,7 @@ import { attentionWord, Frame, type IntLocal, lowest } from './attention-frame.t
 import { exp2Below127 } from './exp2.ts';
 import { type Features, maddFor } from './lanes.ts';
 import { vectorMath } from './math.ts';
-import { accumulators, largest, rowLoop, total, walk } from './row-loop.ts';
+import { type Access, accumulators, largest, longTurn, rowLoop, total, walk } from './row-loop.ts';
 
 /** Queries of a sequence that still count as few. */
 export const maxDecodeQueries = 8;
@@ -52,18 +52,20 @@ function dots(m: ModuleBuilder, features: Features): FunctionRef {
     const walkers = [q, ...rows].map((pointer) => walk(f, pointer));
     const zero = f.hoist(f32x4.const(0));
     const sums = rows.map(() => accumulators(f, zero));
-    rowLoop(f, e, walkers, ({ half, load, only }) => {
+    const body = ({ half, load, only }: Access) => {
       const [query, ...keys] = walkers.map((walker) => f.vector(load(walker)));
       for (const [i, key] of keys.entries())
         f.set(sums[i]![half]!, only(madd(query!, key, sums[i]![half]!), sums[i]![half]!));
       return [];
-    });
+    };
+    // Two vectors a turn: four rows of four would fill the registers.
+    rowLoop(f, e, walkers, body, longTurn);
     for (const [i, [low, high]] of sums.entries()) {
       f.emit(store.v128(buffer, low!, 32 * i));
       f.emit(store.v128(buffer, high!, 32 * i + 16));
     }
-    const each = sums.map(([, , rest], i) =>
-      f.vector(f32x4.add(f32x4.add(v128.load(buffer, 32 * i), v128.load(buffer, 32 * i + 16)), rest!)),
+    const each = sums.map((parts, i) =>
+      f.vector(f32x4.add(f32x4.add(v128.load(buffer, 32 * i), v128.load(buffer, 32 * i + 16)), parts.at(-1)!)),
     );
     f.emit(store.v128(out, sumsOfLanes(f, each)));
   });
