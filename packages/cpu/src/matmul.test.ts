@@ -74,6 +74,14 @@ test.each([
   { m: 1, n: 300, k: 1031, transposeA: false, transposeB: true },
   { m: 3, n: 65, k: 515, transposeA: false, transposeB: true },
   { m: 4, n: 66, k: 514, transposeA: false, transposeB: true },
+  // Few rows of one operand: in tiles of 4, 5 and 6 rows, with the last steps of k alone, and B's in A's place.
+  { m: 8, n: 70, k: 203, transposeA: false, transposeB: true },
+  { m: 23, n: 45, k: 1029, transposeA: true, transposeB: true },
+  { m: 90, n: 7, k: 260, transposeA: false, transposeB: true },
+  { m: 91, n: 22, k: 321, transposeA: false, transposeB: false },
+  // Thin products, turned round.
+  { m: 301, n: 17, k: 300, transposeA: true, transposeB: false },
+  { m: 300, n: 61, k: 40, transposeA: false, transposeB: false },
 ])('long sums stay within the error bound: %o', async (c) => {
   const [x, y] = [drawFloats(c.m * c.k, 5), drawFloats(c.k * c.n, 6)];
   using out = matmul(...operands(c, x, y), c);
@@ -115,6 +123,27 @@ test.each([3, 60])('a second pair and a bias are summed into the tile, %i rows',
   const base = exact(parts.x, parts.w, { m, n, k, transposeA: false, transposeB: true }).value;
   const second = exact(parts.u, parts.v, { m, n, k: r, transposeA: false, transposeB: true }).value;
   expect(await out.data()).toEqual(Float32Array.from(base, (value, i) => value + second[i]! + parts.bias[i % n]!));
+});
+
+test.each([1, 2, 4, 8, 17])(
+  '%i rows with a weight in the store have the bits of those with one in work memory',
+  async (m) => {
+    const [n, k] = [701, 1000];
+    for (const dtype of ['f32', 'bf16'] as const) {
+      using a = tensor(drawFloats(m * k, 1), { backend, shape: [m, k] });
+      using far = tensor(drawFloats(n * k, 2), { backend, dtype, shape: [n, k] });
+      using near = far.mul(1);
+      const options = { transposeB: true };
+      expect(await matmul(a, far, options).data()).toEqual(await matmul(a, near, options).data());
+    }
+  },
+);
+
+test('without a step of k the result is the bias', async () => {
+  const bias = drawFloats(5, 1);
+  const empty = (...shape: number[]) => tensor(new Float32Array(0), { backend, shape });
+  using out = matmul(empty(3, 0), empty(0, 5), { bias: tensor(bias, { backend }) });
+  expect(await out.data()).toEqual(Float32Array.from({ length: 15 }, (_, i) => bias[i % 5]!));
 });
 
 test('column blocks are read in place', async () => {

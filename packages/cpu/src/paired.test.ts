@@ -22,6 +22,7 @@ test.runIf(process.arch === 'x64').each([
   ['norms', 20],
   ['matmul', 80],
   ['smallMatmul', 15],
+  ['fewRows', 40],
   ['quantize4bit', 80],
   ['matmul4bit', 80],
   ['rows4bit', 30],

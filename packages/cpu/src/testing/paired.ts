@@ -55,6 +55,7 @@ const families = {
   dropout: () => dropout(x, 0.1, randomKey(1)),
   matmul: () => x.matmul(x),
   smallMatmul: () => row.matmul(x, { transposeB: true }),
+  fewRows: () => x.reshape([8, 2048]).matmul(x.reshape([8, 2048]), { transposeB: true }),
   quantize4bit: () => quantize4bit(x, { quantType: 'fp4', blocksize: 32 }).packed,
   matmul4bit: () => matmul4bit(x, weight),
   rows4bit: () => matmul4bit(row, weight),
