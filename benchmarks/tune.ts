@@ -17,7 +17,7 @@ import {
   tunable,
   tuningVersion,
 } from '@lorikeet/cpu';
-import { type DType, matmul, type Tensor, tensor } from '@lorikeet/tensor';
+import { fromBytes, matmul, type Tensor } from '@lorikeet/tensor';
 
 /** A choice must be so much faster than the default, in its best and in its middle rounds, to take its place. */
 const worthwhile = 1.015;
@@ -26,7 +26,7 @@ interface Work {
   readonly name: string;
   readonly a: readonly number[];
   readonly b: readonly number[];
-  readonly dtype?: DType;
+  readonly dtype?: 'f32' | 'bf16';
   readonly transposeA?: boolean;
   readonly transposeB?: boolean;
   /** B is written whole and so lies in the store, as weights do; else it is computed. */
@@ -73,17 +73,28 @@ const worksOf: Readonly<Record<ParameterName, readonly Work[]>> = {
   'dots.groupRows': rows([1, 4, 16]),
 };
 
-const values = (shape: readonly number[], seed: number): Float32Array =>
-  Float32Array.from({ length: shape.reduce((x, y) => x * y, 1) }, (_, i) => Math.sin(i * 12.9898 + seed));
+/** Numbers in a dtype, made once a shape: in bf16 the upper halves of the same in f32. */
+const made = new Map<string, Uint8Array>();
+function bytesOf(shape: readonly number[], dtype: 'f32' | 'bf16'): Uint8Array {
+  const key = `${shape} ${dtype}`;
+  const known = made.get(key);
+  if (known) return known;
+  const count = shape.reduce((x, y) => x * y, 1);
+  const floats = new Float32Array(count);
+  for (let i = 0; i < count; i++) floats[i] = ((i * 7919) % 1013) / 500 - 1;
+  const words = new Uint32Array(floats.buffer);
+  const bytes =
+    dtype === 'f32' ? new Uint8Array(floats.buffer) : new Uint8Array(Uint16Array.from(words, (w) => w >>> 16).buffer);
+  made.set(key, bytes);
+  return bytes;
+}
 
 function operandsOf(backend: CpuBackend, { a, b, dtype = 'f32', far }: Work): [Tensor, Tensor] {
-  const made = (shape: readonly number[], seed: number, inWork: boolean): Tensor => {
-    using written = tensor(values(shape, seed), { backend, shape });
-    using computed = inWork ? written.mul(1) : written.alias();
-    return seed === 1 ? computed.alias() : computed.cast(dtype);
+  const near = (shape: readonly number[], type: 'f32' | 'bf16'): Tensor => {
+    using written = fromBytes(bytesOf(shape, type), { backend, shape, dtype: type });
+    return written.mul(1);
   };
-  if (!far || dtype === 'f32') return [made(a, 1, true), made(b, 2, !far)];
-  return [made(a, 1, true), tensor(values(b, 2), { backend, shape: b, dtype })];
+  return [near(a, 'f32'), far ? fromBytes(bytesOf(b, dtype), { backend, shape: b, dtype }) : near(b, dtype)];
 }
 
 /** Milliseconds of one call, from as many as fill 3 ms. */
