@@ -67,7 +67,11 @@ export interface BenchContender extends Contender {
   };
 }
 
-/** One line of work and those who do it. Contenders are checked for right results before they are returned. */
+/**
+ * One line of work and those who do it. A call of ours that ends in elementwise ops must end in `backend.sync()`: they are
+ * held back, and what is freed unread is never computed. Contenders
+ * are checked for right results before they are returned.
+ */
 export interface BenchCase {
   readonly name: string;
   readonly shape: string;

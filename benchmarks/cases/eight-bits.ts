@@ -81,7 +81,13 @@ const blocks: BenchCase = {
       {
         name: 'x * 2, 1 thread',
         work: elements,
-        run: () => free(x.mul(2)),
+        run: () => {
+          const doubled = x.mul(2);
+          // Freed before it is computed, it would not be.
+          const done = one.sync();
+          free(doubled);
+          return done;
+        },
         row: { name: '8-bit blocks x * 2', threads: 1 },
       },
     ];

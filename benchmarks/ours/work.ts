@@ -109,7 +109,10 @@ function adamwWork(backend: Backend, spec: AdamwSpec): Omit<PeerWork, 'dispose'>
   const { step } = start();
   step();
   return {
-    run: step,
+    run: () => {
+      step();
+      return backend.sync();
+    },
     result: async () => {
       const first = start();
       first.step();
@@ -179,7 +182,13 @@ export function ourWork(spec: WorkSpec, backend: Backend): PeerWork | null {
   const { turns, call } = prepared;
   let turn = 0;
   return {
-    run: () => scope(() => void call(turn++ % turns)),
+    run: () => {
+      const outputs = scope(() => [...call(turn++ % turns)]);
+      // Held-back elementwise calls run now: what is freed unread is never computed.
+      const done = backend.sync();
+      for (const output of outputs) output.dispose();
+      return done;
+    },
     result: async () => {
       const values: Float32Array[] = [];
       for (const output of scope(() => [...call(0)])) {
