@@ -27,7 +27,6 @@ interface Module {
   readonly numpy: Readonly<Record<string, Op>>;
   readonly nn: Readonly<Record<string, Op>>;
   readonly random: Readonly<Record<string, Op>>;
-  readonly lax: Readonly<Record<string, Op>>;
 }
 
 export function jaxLibrary(jax: Module): ArrayLibrary<Jax> {

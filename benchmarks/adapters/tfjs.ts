@@ -1,17 +1,15 @@
 /**
- * TensorFlow.js on its WebAssembly backend: as it ships in Node (SIMD, one thread), and with its own threaded build, which it
- * refuses to load in Node, put in place. Ops run one by one; derivatives are the library's own. Its product with a transposed
- * operand is a scalar loop, so a product alone is measured transposed beforehand too, and the faster of the two counts; frozen
- * weights are kept in both layouts.
+ * TensorFlow.js on its WebAssembly backend as it ships in Node: SIMD, one thread. Its threaded build starts its threads in Node
+ * when forced to, but then reports a count of one and is no faster. Ops run one by one; derivatives are the library's own. Its
+ * product with a transposed operand is a scalar loop, so a product alone is measured transposed beforehand too, and the faster
+ * of the two counts; frozen weights are kept in both layouts.
  */
-import { dirname, join } from 'node:path';
 import { answer } from '../answer.ts';
 import { sample } from '../measure.ts';
 import type { MapFunction, OpenPeer, PeerWork, WorkSpec } from '../peer.ts';
 import { loadPeer, openNodePeers } from '../peers.ts';
 import type { ArrayLibrary } from './array-library.ts';
 import { composedWork } from './composed-work.ts';
-import { shimPthreads } from './web-worker.ts';
 
 interface Tensor {
   data(): Promise<Float32Array>;
@@ -114,27 +112,16 @@ async function product(tf: Ops, spec: WorkSpec): Promise<PeerWork> {
 
 const peer = { folder: 'tfjs', name: '@tensorflow/tfjs' };
 const backend = '@tensorflow/tfjs-backend-wasm';
-const threaded = 'tfjs threads';
 
-export const open: OpenPeer = (threads) =>
-  openNodePeers(peer, import.meta.url, [
-    { name: 'tfjs', threads: 1 },
-    ...threads.filter((count) => count > 1).map((count) => ({ name: threaded, threads: count })),
-  ]);
+export const open: OpenPeer = () => openNodePeers(peer, import.meta.url, [{ name: 'tfjs', threads: 1 }]);
 
 if (import.meta.main) {
-  const [name, threads] = [process.argv[2], Number(process.argv[3])];
   const { require, version } = loadPeer(peer);
   const tf = require(peer.name) as Ops;
-  const wasm = require(backend) as { setThreadsCount(count: number): void };
-  if (name === threaded) {
-    shimPthreads(join(dirname(require.resolve(backend)), '../wasm-out/tfjs-backend-wasm-threaded-simd.js'), require);
-    tf.env().set('WASM_HAS_MULTITHREAD_SUPPORT', true);
-    wasm.setThreadsCount(threads);
-  }
+  require(backend);
   await tf.setBackend('wasm');
   await tf.ready();
-  await answer({ version, threads }, (spec) =>
+  await answer({ version, threads: 1 }, (spec) =>
     spec.op === 'matmul' && (spec.transposeA || spec.transposeB)
       ? product(tf, spec)
       : composedWork(tfjsLibrary(tf, false), spec),

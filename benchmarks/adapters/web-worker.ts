@@ -1,5 +1,5 @@
 /** `Worker` as browsers have it, over Node's threads, for libraries that start their threads from the text of a blob. */
-import { Worker as NodeThread, type WorkerOptions } from 'node:worker_threads';
+import { Worker as NodeThread } from 'node:worker_threads';
 
 const prelude = `
 const { parentPort } = require('node:worker_threads');
@@ -45,28 +45,4 @@ export function shimWorkers(threads: number): void {
   const construct = (_: unknown, [url]: unknown[]): BlobWorker => fromUrl(url as string);
   Object.assign(globalThis, { Worker: new Proxy(BlobWorker, { construct }) });
   Object.defineProperty(globalThis, 'navigator', { value: { hardwareConcurrency: threads }, configurable: true });
-}
-
-/**
- * Lets Emscripten's threads start in Node from a blob, as in a browser: `main` is the threaded build, beside it
- * `.worker.js`, the text of its threads. They would read the build from the blob, which Node cannot do in one step.
- */
-export function shimPthreads(main: string, load: NodeJS.Require): void {
-  const { wasmWorkerContents } = load(main.replace(/\.js$/, '.worker.js')) as { wasmWorkerContents: string };
-  const before = `{
-    const { readFileSync } = require('node:fs');
-    require('node:fs').readFileSync = (path, ...rest) =>
-      String(path).startsWith('blob:') ? readFileSync(${JSON.stringify(main)}, 'utf8') : readFileSync(path, ...rest);
-    globalThis.__filename = ${JSON.stringify(main)};
-    globalThis.__dirname = require('node:path').dirname(globalThis.__filename);
-  }`;
-  const threads = load('node:worker_threads') as { Worker: typeof NodeThread };
-  threads.Worker = class extends NodeThread {
-    constructor(url: string | URL, options?: WorkerOptions) {
-      const isBlob = String(url).startsWith('blob:');
-      // The text went through one level of escapes too many: its line ends stand in string literals.
-      super(isBlob ? before + wasmWorkerContents.replaceAll('\n', '\\n') : url, isBlob ? { eval: true } : options);
-      this.unref();
-    }
-  };
 }
