@@ -20,7 +20,7 @@ import {
 import { fromBytes, matmul, type Tensor } from '@lorikeet/tensor';
 
 /** A choice must be so much faster than the default, in its best and in its middle rounds, to take its place. */
-const worthwhile = 1.015;
+const worthwhile = 1.03;
 
 interface Work {
   readonly name: string;
@@ -66,7 +66,7 @@ const worksOf: Readonly<Record<ParameterName, readonly Work[]>> = {
   'matmul.enoughTasks': middle,
   'matmul.oneTaskWork': tiny,
   'matmul.packElementsPerChunk': [...large, ...middle],
-  'dots.rows': rows([6, 12, 24, 40]),
+  'dots.rows': rows([6, 10, 14, 18, 22, 26, 30, 40, 56]),
   'dots.farRows': rows([1, 2, 4, 8]).filter(({ far }) => far),
   'dots.bytesPerChunk': rows([1, 4, 16]),
   'dots.blockBytes': rows([4, 16]),
