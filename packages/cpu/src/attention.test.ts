@@ -91,6 +91,10 @@ test('few queries with many keys, beside sequences of many queries', async () =>
   await fc.assert(property, { numRuns: 30 });
 });
 
+test('the kernels run: a self-test that switched one off would leave these tests to its composition', () => {
+  expect(backend.describe().switchedOff).toEqual([]);
+});
+
 const plain = { kv: 2, group: 1, e: 32, cached: [0], window: null, causal: true, seed: 1 };
 
 test('the widest heads, one head in parts, and heads that need no parts', async () => {
