@@ -89,7 +89,7 @@ export class Team {
     if (team.threads === 1) return team;
     // More spinning threads than cores would keep each other from working.
     team.#spins = threads > coreCount() ? 1 : spinsFor(spinMicroseconds);
-    team.#spin(true);
+    team.#spin(false);
     for (let number = 1; number < team.threads; number++) team.#workers.push(team.#startWorker(number));
     await Promise.all(team.#workers.map((worker) => worker.ready));
     return team;
