@@ -27,7 +27,6 @@ const checks = smallWorks.map((spec) => ({
 
 /** What peers do less exactly than f32 allows; the bench names them and leaves them out of those rows. */
 const known: Readonly<Record<string, string>> = {
-  'tfjs sin': 'off by 1.3e-7 near 0.15',
   'jax-js log': 'off by 5e-5 of the value near 1',
 };
 

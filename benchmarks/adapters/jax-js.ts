@@ -29,7 +29,7 @@ interface Module {
   readonly random: Readonly<Record<string, Op>>;
 }
 
-export function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
+function jaxLibrary(jax: Module): ArrayLibrary<Jax> {
   const { numpy: np, nn, random } = jax;
   const kept = (x: Jax | number): unknown => (typeof x === 'number' ? x : x.ref);
   let nothing: Jax | null = null;
