@@ -86,6 +86,7 @@ export const reachedThrough: Readonly<Record<string, string>> = {
   contiguous: 'split',
   indexAdd: 'the gradient of indexSelect',
   softmaxGrad: 'the gradient of softmax',
+  sumSquares: 'clipping in family nn',
   lowRankMatmul: 'adapted linears in family lora',
   rmsNormGrad: 'the gradient of rmsNorm',
   rmsNormWeightGrad: 'the gradient of rmsNorm',

@@ -7,6 +7,7 @@ import {
   linearCrossEntropy,
   rmsNorm,
   scatterAdd,
+  sumSquares,
   type Tensor,
   tensor,
 } from '@lorikeet/tensor';
@@ -42,7 +43,7 @@ test('every kernel of rows and indices is in use here', () => {
   const names = backend.kernelNames;
   for (const name of ['rmsNorm', 'layerNorm'].flatMap((n) => [n, `${n}Grad`, `${n}WeightGrad`]))
     expect(names).toContain(name);
-  for (const name of ['indexSelect', 'indexAdd', 'gather', 'scatterAdd', 'argmax', 'sum'])
+  for (const name of ['indexSelect', 'indexAdd', 'gather', 'scatterAdd', 'argmax', 'sum', 'sumSquares'])
     expect(names).toContain(name);
 });
 
@@ -100,6 +101,10 @@ test('sums and maxima over columns, in several blocks of rows and of columns', a
       1e-5,
       1e-5,
     );
+});
+
+test('sums of squares, in several blocks', async () => {
+  for (const n of [1, 19, 70_001]) await expectEqual(backend, (on) => [sumSquares(draw(on, n, [n])).div(n)], 1e-5);
 });
 
 test('argmax gives the first of equal elements and the first NaN', async () => {
@@ -162,6 +167,14 @@ test('cross-entropy of wide rows: extreme logits, infinities, and rows to ignore
     1e-5,
     1e-5,
   );
+});
+
+test('the gradient of cross-entropy holds no subnormal numbers, which would slow the products after it', async () => {
+  const logits = tensor(drawFloats(4 * 3000, 1, -120, 0), { backend, shape: [4, 3000], requiresGrad: true });
+  const labels = tensor([1, 2, 3, 4], { backend, dtype: 'i32' });
+  const gradient = await crossEntropy(logits, labels, { labelSmoothing: 0 }).backward().of(logits).data();
+  expect([...gradient].filter((v) => v !== 0 && Math.abs(v) < 2 ** -126)).toEqual([]);
+  expect([...gradient].some((v) => v > 0 && v < 1e-20)).toBe(true);
 });
 
 test('linear + cross-entropy in chunks skips masked rows: same loss and gradients as of the other rows alone', async () => {

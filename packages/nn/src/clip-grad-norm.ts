@@ -1,4 +1,4 @@
-import { type Gradients, NonFiniteError, scope, stack, type Tensor, zeros } from '@lorikeet/tensor';
+import { type Gradients, NonFiniteError, scope, stack, sumSquares, type Tensor, zeros } from '@lorikeet/tensor';
 
 /** A parameter as the optimizers take it. */
 export interface NamedParameter {
@@ -22,7 +22,7 @@ export function gradientSquares(gradients: Gradients, parameters: readonly Named
       .map(({ tensor }) =>
         scope(() => {
           const g = gradients.of(tensor);
-          return g.size === 0 ? zeros([], { backend: g.backend, dtype: g.dtype }) : g.mul(g).sum();
+          return g.size === 0 ? zeros([], { backend: g.backend, dtype: g.dtype }) : sumSquares(g);
         }),
       );
     return squares.length ? stack(squares, 0) : null;

@@ -86,7 +86,7 @@ export {
   type QuantizedBlocks,
   quantizeBlockwise,
 } from './ops/quantize-8bit.ts';
-export { argmax, cumsum, max, mean, sum } from './ops/reduce.ts';
+export { argmax, cumsum, max, mean, sum, sumSquares } from './ops/reduce.ts';
 export { elementwiseOps, ops, updates } from './ops/registry.ts';
 export { rope } from './ops/rope.ts';
 export { adamwUpdate, lionUpdate, sgdUpdate, writeRows } from './ops/update.ts';

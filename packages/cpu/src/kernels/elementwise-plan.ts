@@ -3,7 +3,6 @@ import { type Call, type ElementwiseProgram, isFloat, type Operand, sameShape, s
 import type { CpuBuffer } from '../buffer.ts';
 import type { Task, Team } from '../team.ts';
 import {
-  compilesAsInteger,
   type ElementwiseClass,
   elementsPerTurn,
   elementwiseModule,
@@ -11,6 +10,7 @@ import {
   operandWords,
 } from './elementwise.ts';
 import { bytesPerElement, type Features, type StorageType } from './lanes.ts';
+import { compilesAsInteger } from './lowering.ts';
 
 const elementsPerChunk = 16 * 1024;
 /** Compiled kernels stay for good; past this many the reference computes, which a model never reaches. */

@@ -13,8 +13,8 @@ export interface VectorMath {
   readonly constant: (value: number) => V128;
   readonly bits: (value: number) => V128;
   exp(x: V128): V128;
-  /** exp(x) for x <= 60 at two thirds of the price. */
-  expBelow60(x: V128): V128;
+  /** exp(x) for x <= 88, 0 where that is below 2^-126: for sums of exponentials, whose subnormal terms cost a hundred cycles each. */
+  expFlushed(x: V128): V128;
   log(x: V128): V128;
   sin(x: V128): V128;
   cos(x: V128): V128;
@@ -65,6 +65,11 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
   const expBelow60 = (input: V128): V128 => {
     const { word, r } = reduced(keep(f32x4.pmax(input, constant(-167 * Math.LN2))), 127 + 40);
     return f32x4.mul(f32x4.mul(expNear(r), i32x4.shl(word, 23)), constant(2 ** -40));
+  };
+
+  const expFlushed = (input: V128): V128 => {
+    const { word, r } = reduced(keep(f32x4.pmax(input, constant(-127 * Math.LN2))), 127);
+    return f32x4.mul(expNear(r), i32x4.shl(word, 23));
   };
 
   /** 2^whole exp(remainder) for |remainder| <= log(2) / 2. */
@@ -225,7 +230,7 @@ export function vectorMath(f: FunctionBuilder, features: Features): VectorMath {
     constant,
     bits,
     exp,
-    expBelow60,
+    expFlushed,
     log,
     tanh,
     sigmoid,

@@ -1,6 +1,6 @@
 /** Kernels over rows: softmax, logSoftmax and cross-entropy with their gradients. f32 accumulation in 16 lanes. */
 import { type Local, type MemoryShape, ModuleBuilder } from '../assembler.ts';
-import { type F32, f32, f32x4, type I32, i32, store } from '../instructions.ts';
+import { type F32, f32, f32x4, type I32, i32, store, v128 } from '../instructions.ts';
 import type { Features } from './lanes.ts';
 import { vectorMath } from './math.ts';
 import {
@@ -57,7 +57,7 @@ function rowExpSum(
   const zero = math.constant(0);
   const sums = accumulators(f, zero);
   const body = ({ half, load, only }: Access): Stores => {
-    const e = f.vector(math.expBelow60(f32x4.sub(load(x), shifted)));
+    const e = f.vector(math.expFlushed(f32x4.sub(load(x), shifted)));
     f.set(sums[half]!, f32x4.add(sums[half]!, only(e, zero)));
     return out ? [[out, e]] : [];
   };
@@ -136,13 +136,21 @@ function rowLoss(task: RowTask, features: Features, { label, smoothing }: Label,
   return loss;
 }
 
+/** A gradient's part below 2^-90 of its row counts as 0: it would become subnormal, and slow the products that follow. */
+const leastExponential = 2 ** -90;
+
 /** Exponentials at `to`, which sum to `sum`, become (softmax - target) * factor. */
 function rowGrad({ f, n }: RowTask, to: I32, sum: F32, { label, smoothing }: Label, factor: F32): void {
   const [divisor, even, by] = [sum, f32.div(smoothing, f32.fromSigned(n)), factor].map((value) =>
     f.vector(f32x4.splat(value)),
   );
+  const least = f.hoist(f32x4.const(leastExponential));
   const p = walk(f, to);
-  rowLoop(f, n, [p], ({ load }) => [[p, f32x4.mul(f32x4.sub(f32x4.div(load(p), divisor!), even!), by!)]]);
+  rowLoop(f, n, [p], ({ load }) => {
+    const e = load(p);
+    const share = f32x4.div(v128.and(e, f32x4.ge(e, least)), divisor!);
+    return [[p, f32x4.mul(f32x4.sub(share, even!), by!)]];
+  });
   const at = f.int(i32.add(to, i32.shl(label, 2)));
   f.emit(store.f32(at, f32.sub(f32.load(at), f32.mul(f32.sub(f32.const(1), smoothing), factor))));
 }

@@ -1,4 +1,4 @@
-/** sum, max and argmax as kernels. */
+/** sum, sumSquares, max and argmax as kernels. */
 import type { Call, Operand } from '@lorikeet/tensor';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
@@ -29,7 +29,7 @@ export function reduceKernels({ team }: KernelHost): Record<string, Kernel> {
   };
 
   /** Rows in blocks; where a row has several, their results are reduced again. */
-  const overRows = (name: string, r: Reduction): void => {
+  const overRows = (name: string, r: Reduction, again = name): void => {
     const blocks = Math.max(1, Math.ceil(r.n / blockElements));
     const perChunk = Math.max(1, Math.floor(blockElements / Math.max(1, Math.min(r.n, blockElements))));
     const partial = blocks === 1 ? r.out : team.memory.allocate(r.outer * blocks * 4);
@@ -39,7 +39,7 @@ export function reduceKernels({ team }: KernelHost): Record<string, Kernel> {
         wordsOf({ ...r, out: partial }, blocks, perChunk),
         Math.ceil((r.outer * blocks) / perChunk),
       );
-      if (blocks > 1) overRows(name, { ...r, x: partial, n: blocks });
+      if (blocks > 1) overRows(again, { ...r, x: partial, n: blocks });
     } finally {
       if (blocks > 1) team.memory.release(partial);
     }
@@ -81,6 +81,14 @@ export function reduceKernels({ team }: KernelHost): Record<string, Kernel> {
       run: (call) => {
         if (call.inputs[0]!.dtype === 'i32') overColumns('sumColumnsInteger', reductionOf(call));
         else sum.run(call);
+      },
+    },
+    sumSquares: {
+      fits: ({ inputs, outputs }) => inputs[0]!.dtype === 'f32' && outputs[0]!.dtype === 'f32',
+      run: ({ inputs, outputs }) => {
+        const n = inputs[0]!.shape.reduce((a, b) => a * b, 1);
+        const whole = { x: addressOf(inputs[0]!), out: addressOf(outputs[0]!), outer: 1, n, inner: 1 };
+        overRows('squareRows', whole, 'sumRows');
       },
     },
     argmax: {

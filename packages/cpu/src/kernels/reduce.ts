@@ -21,10 +21,11 @@ export const reduceWord = { x: 0, out: 1, n: 2, inner: 3, blocks: 4, rows: 5, ro
 export const rowsPerColumnBlock = (inner: number): number =>
   Math.ceil(blockElements / Math.min(inner, columnsPerBlock) / rowsPerTurn) * rowsPerTurn;
 
-/** Tasks `sumRows`, `maxRows` (blocks of rows), `sumColumns`, `maxColumns`, `sumColumnsInteger`, `argmaxRows`. */
+/** Tasks `sumRows`, `squareRows`, `maxRows` (blocks of rows), `sumColumns`, `maxColumns`, `sumColumnsInteger`, `argmaxRows`. */
 export function reduceModule(memory: MemoryShape): ModuleBuilder {
   const m = new ModuleBuilder(memory);
   rows(m, 'sumRows', f32x4.add, 0, total);
+  rows(m, 'squareRows', (sum, x) => f32x4.add(sum, f32x4.mul(x, x)), 0, total);
   rows(m, 'maxRows', f32x4.max, Number.NEGATIVE_INFINITY, largest);
   columns(m, 'sumColumns', f32x4.add, 0);
   columns(m, 'maxColumns', f32x4.max, Number.NEGATIVE_INFINITY);

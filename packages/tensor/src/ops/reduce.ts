@@ -101,6 +101,18 @@ export const argmaxOp = defineOp({
   errors,
 });
 
+/** Sum of the squares of all elements, in f32 or better. */
+export const sumSquaresOp = defineOp<'x'>({
+  name: 'sumSquares',
+  inputs: ['x'],
+  shape: ({ x }) => ({ shape: [], dtype: x.dtype === 'f64' ? 'f64' : 'f32' }),
+  compose: ({ x }) => {
+    const wide = x.cast(x.dtype === 'f64' ? 'f64' : 'f32');
+    return wide.mul(wide).sum();
+  },
+  samples: [{ inputs: { x: { shape: [3, 7] } } }, { inputs: { x: { shape: [37], dtype: 'bf16' } } }],
+});
+
 export interface ReduceOptions {
   /** Keeps reduced axes with size 1. Default false. */
   readonly keepDims?: boolean;
@@ -132,6 +144,9 @@ function over(op: string, x: Tensor, axes: Axes, keepDims: boolean, apply: (x: T
 /** Sum over axes (all by default, none for an empty list). Floats accumulate in f32 or better; f16 and bf16 give f32, integers i32. */
 export const sum = (x: Tensor, axes?: Axes, { keepDims = false }: ReduceOptions = {}): Tensor =>
   over('sum', x, axes, keepDims, (t) => sumOp.apply({ x: t }, {})[0]!);
+
+/** Sum of the squares of all elements (f32): a gradient's part of the global norm, in one pass. */
+export const sumSquares = (x: Tensor): Tensor => sumSquaresOp.apply({ x }, {})[0]!;
 
 /** Mean over axes (all by default): f32 for f16, bf16 and integers; NaN over no elements. */
 export const mean = (x: Tensor, axes?: Axes, { keepDims = false }: ReduceOptions = {}): Tensor =>

@@ -16,7 +16,7 @@ import {
 } from './normalize.ts'; // biome-ignore format: names
 import { dequantize4bitOp, quantize4bitOp } from './quantize-4bit.ts';
 import { dequantizeBlockwiseOp, quantizeBlockwiseOp } from './quantize-8bit.ts';
-import { argmaxOp, cumsumOp, maxOp, sumOp } from './reduce.ts';
+import { argmaxOp, cumsumOp, maxOp, sumOp, sumSquaresOp } from './reduce.ts';
 import { ropeOp } from './rope.ts';
 import { adamwUpdate, lionUpdate, sgdUpdate, writeRowsOp } from './update.ts';
 import { adamw8bitOp, lion8bitOp } from './update-8bit.ts';
@@ -26,7 +26,8 @@ export const elementwiseOps: readonly ElementwiseOp[] = Object.values(elementwis
 
 /** Ops with a kernel or a composition of their own. */
 export const ops = [
-  contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, maxOp, argmaxOp, cumsumOp, matmulOp, lowRankMatmulOp,
+  contiguousOp, permuteOp, sliceOp, padOp, concatOp, sumOp, sumSquaresOp, maxOp, argmaxOp, cumsumOp, matmulOp,
+  lowRankMatmulOp,
   indexSelectOp, indexAddOp, gatherOp, scatterAddOp, softmaxOp, softmaxGradOp, logSoftmaxOp, rmsNormOp, rmsNormGradOp,
   rmsNormWeightGradOp, layerNormOp, layerNormGradOp, layerNormWeightGradOp, ropeOp, attentionOp, attentionGradOp,
   crossEntropyOp, crossEntropyGradOp, crossEntropyWithGradOp, writeRowsOp,
