@@ -21,8 +21,8 @@ export interface SpecCase<Spec extends WorkSpec> {
   readonly also?: 'main' | 'paired';
   /** Peers on every thread count, not on the most alone. Default false: a run has an end. */
   readonly everyPeer?: boolean;
-  /** Peers that other shapes have shown to be slow, and that would need most of a run here. */
-  readonly without?: readonly string[];
+  /** Whom to ask, by name: those that other shapes have shown to be slow would need most of a run. Default all. */
+  readonly peers?: (name: string) => boolean;
 }
 
 interface Part {
@@ -122,6 +122,9 @@ async function peersOf(
   const contenders: BenchContender[] = [];
   for (const peer of peers) {
     const { name, version, threads } = peer;
+    // Half the bytes are another work: who computes in bf16 stands beside our bf16 alone.
+    const of = name.endsWith('bf16') ? rows.filter((row) => row.endsWith('bf16')) : rows;
+    if (of.length === 0) continue;
     try {
       const made = await peer.work(part.spec);
       if (made === null) continue;
@@ -130,7 +133,7 @@ async function peersOf(
         name: `${name}, ${threads} threads`,
         work: part.work * (made.part ?? 1),
         ...timing(work),
-        peer: { name, version, threads, of: rows },
+        peer: { name, version, threads, of },
       });
     } catch (error) {
       console.log(`${name} on ${threads} threads is left out: ${error instanceof Error ? error.message : error}`);
@@ -165,7 +168,7 @@ export function specCase<Spec extends WorkSpec>(of: SpecCase<Spec>): BenchCase {
         for (const host of also ? context.hosts : [])
           contenders.push(...(await elsewhere(part, also === 'main', host, context)));
         if (i > 0) continue;
-        const all = context.peers.filter((peer) => !of.without?.includes(peer.name));
+        const all = context.peers.filter((peer) => of.peers?.(peer.name) ?? true);
         const peers = of.everyPeer ? all : widest(all);
         contenders.push(...(await peersOf(part, peers, context, labels.map(rowOf))));
       }

@@ -35,11 +35,7 @@ const show = ({ m, k, n, batch }: Shape): string => `${batch ? `${batch} x ` : '
 const dense = (
   name: string,
   shape: Shape,
-  {
-    also,
-    halves = false,
-    without = [],
-  }: Pick<SpecCase<MatmulSpec>, 'also' | 'without'> & { readonly halves?: boolean } = {},
+  { also, halves = false, peers }: Pick<SpecCase<MatmulSpec>, 'also' | 'peers'> & { readonly halves?: boolean } = {},
 ): BenchCase =>
   specCase({
     name,
@@ -52,23 +48,24 @@ const dense = (
     limit: () => boundBy('multiply-add'),
     ...(also && { also }),
     everyPeer: halves,
-    without,
+    ...(peers && { peers }),
   });
 
 /** Phi-3-mini's products for 512 tokens, W [n, k] as checkpoints hold it: o_proj, qkv_proj and gate_up_proj. */
-const slow = ['gpu.js cpu', 'gpu.js webasm', 'tfjs'];
+const fast = (name: string): boolean => /^(?:jax-js|onnxruntime|pytorch)/.test(name);
+const noGpuJs = (name: string): boolean => !name.startsWith('gpu.js');
 const main = [
   dense('matmul o_proj', { m: 512, k: 3072, n: 3072 }, { also: 'main', halves: true }),
-  dense('matmul qkv_proj', { m: 512, k: 3072, n: 9216 }, { halves: true, without: slow }),
-  dense('matmul gate_up_proj', { m: 512, k: 3072, n: 16384 }, { halves: true, without: [...slow, 'tfjs threads'] }),
+  dense('matmul qkv_proj', { m: 512, k: 3072, n: 9216 }, { halves: true, peers: fast }),
+  dense('matmul gate_up_proj', { m: 512, k: 3072, n: 16384 }, { halves: true, peers: fast }),
 ];
 
 const forms = (['NN', 'TN', 'TT'] as const).map((transpose) =>
-  dense('matmul form', { m: 512, k: 3072, n: 3072, transpose }, { without: [...slow, 'tfjs threads'] }),
+  dense('matmul form', { m: 512, k: 3072, n: 3072, transpose }, { peers: fast }),
 );
 const odd = [
-  dense('matmul odd', { m: 511, k: 3071, n: 3001 }),
-  dense('matmul odd', { m: 511, k: 3071, n: 3001, transpose: 'NN' }),
+  dense('matmul odd', { m: 511, k: 3071, n: 3001 }, { peers: fast }),
+  dense('matmul odd', { m: 511, k: 3071, n: 3001, transpose: 'NN' }, { peers: fast }),
 ];
 const batched = dense('matmul batched', { batch: 32, m: 128, k: 96, n: 128 });
 
@@ -109,6 +106,7 @@ const few = (m: number, dtype: 'f32' | 'bf16'): BenchCase => {
     work: isOne ? bytesOf : flopOf,
     limit: (spec) => (isOne ? boundBy('stream') : roofline(flopOf(spec), bytesOf(spec), flopOf(spec))),
     ...(isOne && { also: 'paired' as const }),
+    peers: dtype === 'bf16' ? (name) => name === 'pytorch bf16' : isOne ? noGpuJs : fast,
   });
 };
 const fewRows = [1, 2, 4, 8, 16, 64].flatMap((m) => [few(m, 'f32'), few(m, 'bf16')]);
