@@ -11,6 +11,8 @@ export interface LoraLoss<T> {
   /** First values of all A and B. */
   readonly adapters: readonly Stored[];
   readonly weights: readonly T[];
+  /** The part of the batch that is done: all, or a piece of a row where all would not fit. */
+  readonly share: number;
   /** The batch in parts, whose losses add up to that of the batch. */
   readonly parts: readonly Part<T>[];
 }
@@ -86,6 +88,19 @@ function ropeTables(length: number, width: number, theta: number): [Float32Array
 /** Most bytes of logits at once: jax-js has 4 GiB for everything and keeps several arrays of their size. */
 export const mostLogitBytes = 48 * 2 ** 20;
 
+/** Weights above which the end of one row stands for the batch: jax-js and tfjs have 4 and 2 GiB, and the time is minutes. */
+const mostElements = 64 * 2 ** 20;
+const fewTokens = 64;
+
+const totalElements = (tensors: ReadonlyMap<string, Stored>): number =>
+  [...tensors.values()].reduce((sum, { values }) => sum + values.length, 0);
+
+/** The end of a row, where labels count. */
+const endOf = ({ ids, labels }: LoraStepSpec['rows'][number]): LoraStepSpec['rows'][number] => ({
+  ids: ids.subarray(-fewTokens),
+  labels: labels.subarray(-fewTokens),
+});
+
 /** Rows that go together, so many that their logits stay below the limit. */
 function partsOf(rows: LoraStepSpec['rows'], vocabulary: number, most: number): LoraStepSpec['rows'][] {
   const longest = Math.max(...rows.map((row) => row.ids.length));
@@ -117,9 +132,12 @@ export async function loraLoss<T>(of: ArrayLibrary<T>, spec: LoraStepSpec, mostB
     return of.array(values, shape);
   });
   const model = { config, layers, paths, names, head, scale: alpha / r };
-  const counted = spec.rows.reduce((sum, { labels }) => sum + countLabels(labels.subarray(1)), 0);
-  const parts = partsOf(spec.rows, config.vocab_size, mostBytes).map((rows) => partLoss(of, model, rows, counted));
-  return { adapters, weights, parts };
+  const isLarge = totalElements(files) > mostElements;
+  const batch = isLarge ? [endOf(spec.rows[0]!)] : spec.rows;
+  const tokens = (rows: LoraStepSpec['rows']): number => rows.reduce((sum, { ids }) => sum + ids.length, 0);
+  const counted = batch.reduce((sum, { labels }) => sum + countLabels(labels.subarray(1)), 0);
+  const parts = partsOf(batch, config.vocab_size, mostBytes).map((rows) => partLoss(of, model, rows, counted));
+  return { adapters, weights, parts, share: tokens(batch) / tokens(spec.rows) };
 }
 
 interface Model {

@@ -168,7 +168,7 @@ export async function loraWork<T>(
 ): Promise<PeerWork> {
   const { lr } = spec;
   const model = await loraLoss(of, spec, mostBytes);
-  const { adapters, weights, parts } = model;
+  const { adapters, weights, parts, share } = model;
   const count = adapters.length;
   const gradientsAt = batchGradients(of, model);
   const update = of.compile((inputs) => clippedAdamw(of, inputs, count, lr));
@@ -193,6 +193,7 @@ export async function loraWork<T>(
   const work = reporting(of, fresh, 2);
   return {
     ...work,
+    part: share,
     dispose: () => {
       work.dispose();
       free([...weights, ...parts.flatMap(({ constants }) => constants)]);

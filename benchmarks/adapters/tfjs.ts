@@ -32,6 +32,9 @@ interface Module {
 
 type Ops = Module & Readonly<Record<string, Op>>;
 
+/** Elements of frozen weights in two layouts: it has 2 GiB, and packs a copy of every matrix that it multiplies with. */
+const mostDoubled = 32 * 2 ** 20;
+
 function tfjsLibrary(tf: Ops, transposesFirst: boolean): ArrayLibrary<Tensor> {
   const swap = (x: Tensor): Tensor => {
     const { rank } = x as Tensor & { rank: number };
@@ -39,6 +42,7 @@ function tfjsLibrary(tf: Ops, transposesFirst: boolean): ArrayLibrary<Tensor> {
     return tf.transpose!(x, [...axes.slice(0, -2), rank - 1, rank - 2]);
   };
   const transposes = new Map<Tensor, Tensor>();
+  let doubled = 0;
   const maps: Partial<Record<MapFunction, (x: Tensor) => Tensor>> = {
     exp: tf.exp!,
     log: tf.log!,
@@ -67,8 +71,13 @@ function tfjsLibrary(tf: Ops, transposesFirst: boolean): ArrayLibrary<Tensor> {
         ? tf.matMul!(transposeA ? swap(a) : a, transposeB ? swap(b) : b)
         : tf.matMul!(a, b, transposeA, transposeB),
     linear(x, weight) {
-      const transposed = transposes.get(weight) ?? tf.keep(tf.transpose!(weight));
-      transposes.set(weight, transposed);
+      const { size } = weight as Tensor & { size: number };
+      if (!transposes.has(weight) && doubled + size > mostDoubled) return tf.matMul!(x, weight, false, true);
+      if (!transposes.has(weight)) {
+        transposes.set(weight, tf.keep(tf.transpose!(weight)));
+        doubled += size;
+      }
+      const transposed = transposes.get(weight)!;
       return tf.customGrad((y) => ({
         value: tf.matMul!(y, transposed),
         gradFunc: (gradient) => tf.matMul!(gradient, weight),

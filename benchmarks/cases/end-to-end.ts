@@ -64,17 +64,21 @@ async function peerContenders(
 ): Promise<BenchContender[]> {
   const contenders: BenchContender[] = [];
   for (const peer of peers) {
-    const made = await peer.work(spec);
-    if (made === null) continue;
-    context.defer(() => made.dispose());
     const { name, version, threads } = peer;
-    if ((made.part ?? 1) === 1) agrees(name, await made.result());
-    contenders.push({
-      name: `${name}, ${threads} threads`,
-      work: work * (made.part ?? 1),
-      ...timing(made),
-      peer: { name, version, threads },
-    });
+    try {
+      const made = await peer.work(spec);
+      if (made === null) continue;
+      context.defer(() => made.dispose());
+      if ((made.part ?? 1) === 1) agrees(name, await made.result());
+      contenders.push({
+        name: `${name}, ${threads} threads`,
+        work: work * (made.part ?? 1),
+        ...timing(made),
+        peer: { name, version, threads },
+      });
+    } catch (error) {
+      console.log(`${name} on ${threads} threads is left out: ${error instanceof Error ? error.message : error}`);
+    }
   }
   return contenders;
 }
