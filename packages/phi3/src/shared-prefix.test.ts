@@ -180,19 +180,16 @@ describe.each<[string, () => Promise<Backend>, object, 'own' | 'all', number]>([
       const backend = await open();
       opened.push(backend);
       const model = await tinyPhi3(backend, { ...changes, ...smaller });
-      let shared = 0;
       const mask = fc.array(fc.boolean(), { minLength: 1, maxLength: 40 });
       await fc.assert(
         fc.asyncProperty(rowsOf(8, 22), mask, fc.boolean(), async (parts, counts, checkpointing) => {
           const batch = batchOf(build(parts), (i) => counts[i % counts.length]!);
-          if (countSharedTokens(model.config, batch) === 0) return;
-          shared++;
+          fc.pre(countSharedTokens(model.config, batch) > 0);
           model.gradientCheckpointing = checkpointing;
           await expectSameStep(model, batch, { scale, ...(counts[0] ? { labelSmoothing: 0.1 } : { normalizer: 17 }) });
         }),
         { numRuns },
       );
-      expect(shared).toBeGreaterThan(0);
     },
   );
 });
