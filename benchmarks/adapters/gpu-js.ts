@@ -1,7 +1,7 @@
 /** gpu.js in its two modes without a GPU: plain JavaScript and WebAssembly. Under 2 GFLOP/s, so it takes the first rows of a product. */
 import { answer } from '../answer.ts';
 import type { MatmulSpec, OpenPeer, PeerWork } from '../peer.ts';
-import { loadPeer, openNodePeers } from '../peers.ts';
+import { loadPeer, openNodePeers } from '../peer-install.ts';
 
 interface GpuModule {
   GPU: new (options: {

@@ -1,7 +1,7 @@
 /** @jax-js/jax on its WebAssembly backend, with jit: as it ships in Node (no threads), and with a Worker put in place. */
 import { answer } from '../answer.ts';
 import type { MapFunction, OpenPeer } from '../peer.ts';
-import { loadPeer, openNodePeers } from '../peers.ts';
+import { loadPeer, openNodePeers } from '../peer-install.ts';
 import type { ArrayLibrary } from './array-library.ts';
 import { composedWork } from './composed-work.ts';
 import { shimWorkers } from './web-worker.ts';

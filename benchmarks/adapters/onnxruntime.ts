@@ -1,7 +1,7 @@
 /** onnxruntime-node, native code, for inference alone: forward works, each a model of one or two nodes. Weights are constants. */
 import { answer } from '../answer.ts';
 import type { AttentionSpec, MatmulSpec, OpenPeer, PeerWork, WorkSpec } from '../peer.ts';
-import { loadPeer, openNodePeers } from '../peers.ts';
+import { loadPeer, openNodePeers } from '../peer-install.ts';
 import { type OnnxNode, type OnnxTensor, onnxModel } from './onnx-model.ts';
 
 interface Tensor {

@@ -7,7 +7,7 @@
 import { answer } from '../answer.ts';
 import { sample } from '../measure.ts';
 import type { MapFunction, OpenPeer, PeerWork, WorkSpec } from '../peer.ts';
-import { loadPeer, openNodePeers } from '../peers.ts';
+import { loadPeer, openNodePeers } from '../peer-install.ts';
 import type { ArrayLibrary } from './array-library.ts';
 import { composedWork } from './composed-work.ts';
 

@@ -48,7 +48,7 @@ test.each([false, true])('loss and gradients are those of all rows (recomputed: 
   expect(await found.loss.item()).toBeCloseTo(await wanted.loss.item(), 5);
   for (const { path, tensor } of model.namedParameters()) {
     const [got, want] = [await found.gradients.of(tensor).data(), await wanted.gradients.of(tensor).data()];
-    const largest = want.reduce((most: number, x: number) => Math.max(most, Math.abs(x)), 1e-6);
+    const largest = Math.max(1e-6, ...Array.from(want, Math.abs));
     for (let i = 0; i < want.length; i++)
       expect(Math.abs(got[i]! - want[i]!), `${path}[${i}]`).toBeLessThan(1e-4 * largest);
   }

@@ -1,6 +1,5 @@
 /** Compares what a computation gives on a backend with the reference in f64. */
 import { type Backend, type DType, isFloat, referenceBackend, type Tensor, tensor } from '@lorikeet/tensor';
-import { expect } from 'vitest';
 import { drawFloats } from './draw.ts';
 
 const reference = referenceBackend();
@@ -26,8 +25,8 @@ export async function expectEqual(
 ): Promise<void> {
   const [mine, theirs] = [compute(backend), compute(reference)];
   for (const [i, t] of mine.entries()) {
-    expect(t.shape).toEqual(theirs[i]!.shape);
-    expect(t.dtype).toBe(theirs[i]!.dtype);
+    const [mineIs, theirsIs] = [t, theirs[i]!].map(({ dtype, shape }) => `${dtype} [${shape}]`);
+    if (mineIs !== theirsIs) throw new Error(`output ${i} is ${mineIs}, expected ${theirsIs}`);
     const [got, expected] = [await t.data(), await theirs[i]!.data()];
     let scale = 1;
     for (const v of expected) if (Number.isFinite(v)) scale = Math.max(scale, Math.abs(v));
