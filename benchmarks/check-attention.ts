@@ -47,35 +47,49 @@ export function* checkAttention(spec: AttentionSpec): Iterable<Expected> {
       yield entry(0, index(i, e), sum, size, width);
     }
   if (direction === 'forward') return;
-  // ds = p (dp - sum_j p dp), dp = gradient . v: the gradient of the scores.
-  const ds = new Float64Array(queries * keys);
-  for (let i = 0; i < queries; i++) {
-    let mean = 0;
-    const visible = keys - queries + i + 1;
-    for (let j = 0; j < visible; j++) {
-      let dp = 0;
-      for (let e = 0; e < width; e++) dp += gradient[index(i, e)]! * v[index(j, e)]!;
-      ds[i * keys + j] = dp;
-      mean += p[i * keys + j]! * dp;
-    }
-    for (let j = 0; j < visible; j++) ds[i * keys + j] = p[i * keys + j]! * (ds[i * keys + j]! - mean);
-  }
+  const { ds, sizes } = scoreGradients(spec, p, index);
   const scale = 1 / Math.sqrt(width);
-  for (const [output, count, weight, other, factor] of [
-    [1, queries, (i: number, j: number) => ds[i * keys + j]!, k, scale],
-    [2, keys, (j: number, i: number) => ds[i * keys + j]!, q, scale],
-    [3, keys, (j: number, i: number) => p[i * keys + j]!, gradient, 1],
+  for (const [output, count, at, other, factor, isScore] of [
+    [1, queries, (i: number, j: number) => i * keys + j, k, scale, true],
+    [2, keys, (j: number, i: number) => i * keys + j, q, scale, true],
+    [3, keys, (j: number, i: number) => i * keys + j, gradient, 1, false],
   ] as const)
     for (const row of rowsOf(count))
       for (let e = 0; e < width; e += 7) {
         let [sum, size] = [0, 0];
-        const terms = output === 1 ? keys : queries;
-        for (let step = 0; step < terms; step++) {
-          const x = factor * weight(row, step) * other[index(step, e)]!;
-          sum += x;
-          size += Math.abs(x);
+        for (let step = 0; step < (output === 1 ? keys : queries); step++) {
+          const [w, x] = [at(row, step), factor * other[index(step, e)]!];
+          sum += x * (isScore ? ds[w]! : p[w]!);
+          size += Math.abs(x) * (isScore ? sizes[w]! : p[w]!);
         }
-        // The score's gradient is a difference of near values: its own rounding counts as a few units of the terms.
-        yield entry(output, index(row, e), sum, 4 * size + 1e-3, terms);
+        yield entry(output, index(row, e), sum, size, width);
       }
+}
+
+/** ds = p (dp - sum_j p dp) with dp = gradient . v, and the sizes of what is subtracted: a query with one key has ds = 0. */
+function scoreGradients(
+  { width, queries, keys, v, gradient }: AttentionSpec,
+  p: Float64Array,
+  index: (row: number, e: number) => number,
+): { readonly ds: Float64Array; readonly sizes: Float64Array } {
+  const [ds, sizes] = [new Float64Array(queries * keys), new Float64Array(queries * keys)];
+  for (let i = 0; i < queries; i++) {
+    let [mean, meanSize] = [0, 0];
+    const visible = keys - queries + i + 1;
+    for (let j = 0; j < visible; j++) {
+      const at = i * keys + j;
+      for (let e = 0; e < width; e++) {
+        const term = gradient[index(i, e)]! * v[0]![index(j, e)]!;
+        ds[at]! += term;
+        sizes[at]! += Math.abs(term);
+      }
+      mean += p[at]! * ds[at]!;
+      meanSize += p[at]! * sizes[at]!;
+    }
+    for (let at = i * keys; at < i * keys + visible; at++) {
+      ds[at] = p[at]! * (ds[at]! - mean);
+      sizes[at] = p[at]! * (sizes[at]! + meanSize);
+    }
+  }
+  return { ds, sizes };
 }

@@ -108,7 +108,13 @@ async function bench(settings: Settings): Promise<void> {
   const measured: Measured[] = [];
   for (const [i, of] of chosen.entries()) {
     const start = performance.now();
-    measured.push(await measure(of, context, probing, settings.rounds));
+    try {
+      measured.push(await measure(of, context, probing, settings.rounds));
+    } catch (error) {
+      console.error(`\n[${i + 1} of ${chosen.length}] ${of.name} FAILED:`, error);
+      process.exitCode = 1;
+      continue;
+    }
     console.log(`\n[${i + 1} of ${chosen.length}, ${((performance.now() - start) / 1000).toFixed(0)} s]`);
     printRows(resultsOf(measured.slice(-1)));
   }
