@@ -12,7 +12,8 @@ import {
   tensor,
   type Weight4bit,
 } from '@lorikeet/tensor';
-import { type BenchCase, type BenchContender, boundBy, plainJavaScript } from '../case.ts';
+import { type BenchCase, type BenchContender, type BenchContext, boundBy, plainJavaScript } from '../case.ts';
+import { draw } from '../data.ts';
 
 /** Phi-3-mini's o_proj, qkv_proj and gate_up_proj. */
 const shapes = [
@@ -30,8 +31,8 @@ interface Weights {
 }
 
 /** A bf16 weight and its NF4 form, both written whole, so that they lie in the store as loaded weights do. */
-async function weights(backend: CpuBackend, n: number, seed: number): Promise<Weights> {
-  using drawn = normal([n, k], { backend, key: randomKey(seed), std: 0.02 });
+async function weights(backend: CpuBackend, n: number, seed: number, defer: BenchContext['defer']): Promise<Weights> {
+  using drawn = tensor(draw(n * k, seed, 0.02), { backend, shape: [n, k] });
   using halves = drawn.cast('bf16');
   const dense = fromBytes(await halves.bytes(), { backend, shape: [n, k], dtype: 'bf16' });
   const quantized = quantize4bit(dense, kind);
@@ -51,6 +52,9 @@ async function weights(backend: CpuBackend, n: number, seed: number): Promise<We
     blocksize: 256,
   };
   const coded = fromBytes(codes, { backend, shape: [codes.length], dtype: 'u8' });
+  defer(() => {
+    for (const t of [dense, packed, coded, nested.absmax, nested.code]) t.dispose();
+  });
   return { dense, weight: { packed, absmax: coded, nested, ...kind, shape: [n, k], dtype: 'bf16' } };
 }
 
@@ -79,8 +83,8 @@ const manyRows = shapes.map(
     shape: `512 x ${k} x ${n}, NF4, bf16 codes`,
     unit: 'GFLOP/s',
     perUnit: 1e9,
-    async contenders({ many }) {
-      const { dense, weight } = await weights(many, n, 2);
+    async contenders({ many, defer }) {
+      const { dense, weight } = await weights(many, n, 2, defer);
       const x = normal([512, k], { backend: many, key: randomKey(1) });
       const grad = normal([512, n], { backend: many, key: randomKey(3) });
       const back = { transposeB: false };
@@ -118,10 +122,10 @@ const oneRow: BenchCase = {
   shape: `1 x ${k} x 16384, ${turns} weights in turn`,
   unit: 'G weights/s',
   perUnit: 1e9,
-  async contenders({ many }) {
+  async contenders({ many, defer }) {
     const n = 16384;
     const made: Weights[] = [];
-    for (let i = 0; i < turns; i++) made.push(await weights(many, n, 10 + i));
+    for (let i = 0; i < turns; i++) made.push(await weights(many, n, 10 + i, defer));
     const x = normal([1, k], { backend: many, key: randomKey(1) });
     const { weight } = made[0]!;
     using full = dequantize4bit(weight);
