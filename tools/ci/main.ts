@@ -1,10 +1,11 @@
-// `node tools/ci/main.ts REPORT` prints `passed failed skipped` of a Vitest JSON report, and what failed to stderr.
+// `node tools/ci/main.ts REPORT...` prints `passed failed skipped` of Vitest's JSON reports, and what failed to stderr. A file in
+// a later report takes the place of the same file in an earlier one.
 import { readFileSync } from 'node:fs';
-import { sumUp } from './vitest-sums.ts';
+import { joined, sumUp } from './vitest-sums.ts';
 
-const [path] = process.argv.slice(2);
 try {
-  const { passed, failed, skipped, failures } = sumUp(JSON.parse(readFileSync(path!, 'utf8')));
+  const reports = process.argv.slice(2).map((path) => JSON.parse(readFileSync(path, 'utf8')));
+  const { passed, failed, skipped, failures } = sumUp(joined(reports));
   for (const failure of failures) console.error(`failed: ${failure}`);
   console.log(passed, failed, skipped);
 } catch (error) {

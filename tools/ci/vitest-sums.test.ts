@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { sumUp } from './vitest-sums.ts';
+import { joined, sumUp } from './vitest-sums.ts';
 
 const file = (name: string, status: string, ...statuses: string[]) => ({
   name,
@@ -22,4 +22,11 @@ test('a file that did not load, or failed after its tests, is a failure', () => 
     skipped: 0,
     failures: ['a did not run: a syntax error', 'b did not run: a syntax error'],
   });
+});
+
+test('a file that ran again counts as it did the last time', () => {
+  const first = { testResults: [file('a', 'passed', 'passed'), file('b', 'failed')] };
+  const again = { testResults: [file('b', 'passed', 'passed', 'passed')] };
+  expect(sumUp(joined([first, again]))).toMatchObject({ passed: 3, failed: 0 });
+  expect(sumUp(joined([first]))).toMatchObject({ passed: 1, failed: 1 });
 });

@@ -16,6 +16,12 @@ export interface Sums {
   readonly failures: readonly string[];
 }
 
+/** One report of several: a file in a later one takes the place of the same file in an earlier one. */
+export function joined(reports: readonly VitestReport[]): VitestReport {
+  const files = new Map(reports.flatMap(({ testResults }) => testResults.map((file) => [file.name, file])));
+  return { testResults: [...files.values()] };
+}
+
 /** Sums a report up. A file that did not load has no tests, but is a failure all the same. */
 export function sumUp({ testResults }: VitestReport): Sums {
   const failures: string[] = [];
