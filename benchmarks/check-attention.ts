@@ -1,6 +1,13 @@
 /** Attention of one head in 64-bit floats, forward and backward, by the textbook. */
-import type { Expected } from './check.ts';
 import type { AttentionSpec } from './peer.ts';
+
+/** One output entry that must be `want` within `bound`. */
+export interface Expected {
+  readonly output: number;
+  readonly at: number;
+  readonly want: number;
+  readonly bound: number;
+}
 
 const unit = 2 ** -24;
 

@@ -1,14 +1,6 @@
 /** Results against 64-bit floats, on samples or whole, before anything is timed. Bounds are those of f32 sums in any order. */
-import { checkAttention } from './check-attention.ts';
+import { checkAttention, type Expected } from './check-attention.ts';
 import type { MapFunction, MatmulSpec, WorkSpec } from './peer.ts';
-
-/** One output entry that must be `want` within `bound`. */
-export interface Expected {
-  readonly output: number;
-  readonly at: number;
-  readonly want: number;
-  readonly bound: number;
-}
 
 const unit = 2 ** -24;
 const samples = 200;

@@ -2,15 +2,9 @@
 import { type Call, type ElementwiseProgram, isFloat, type Operand, sameShape, sizeOf } from '@lorikeet/tensor';
 import type { CpuBuffer } from '../buffer.ts';
 import type { Task, Team } from '../team.ts';
-import {
-  type ElementwiseClass,
-  elementsPerTurn,
-  elementwiseModule,
-  elementwiseWord,
-  operandWords,
-} from './elementwise.ts';
+import { elementsPerTurn, elementwiseModule, elementwiseWord, operandWords } from './elementwise.ts';
 import { bytesPerElement, type Features, type StorageType } from './lanes.ts';
-import { compilesAsInteger } from './lowering.ts';
+import { compilesAsInteger, type ElementwiseClass } from './lowering.ts';
 
 const elementsPerChunk = 16 * 1024;
 /** Compiled kernels stay for good; past this many the reference computes, which a model never reaches. */

@@ -6,21 +6,10 @@ import { type ElementwiseProgram, nodesOf, type Scalar } from '@lorikeet/tensor'
 import { argument, type FunctionBuilder, type Local, type MemoryShape, ModuleBuilder } from '../assembler.ts';
 import { type I32, i32 } from '../instructions.ts';
 import { bytesPerElement, type Features, loadLanes, type StorageType, storeLanes } from './lanes.ts';
-import { Lowering } from './lowering.ts';
+import { type ElementwiseClass, Lowering } from './lowering.ts';
 
 /** Rows are counted as multiples of so many elements when work is cut into chunks. */
 export const elementsPerTurn = 8;
-
-/** What a kernel is compiled for. */
-export interface ElementwiseClass {
-  readonly program: ElementwiseProgram;
-  readonly inputs: readonly StorageType[];
-  readonly outputs: readonly StorageType[];
-  /** Input i repeats one element along the innermost axis. */
-  readonly repeats: readonly boolean[];
-  /** All dtypes are integers: 32-bit wrapping arithmetic, as the reference computes it. */
-  readonly integer: boolean;
-}
 
 /** Words of the argument block; `operands` blocks of four words follow, then float parameters, then integer ones. */
 export const elementwiseWord = {

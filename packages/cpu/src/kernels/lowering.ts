@@ -2,10 +2,20 @@
 import { type Condition, type ElementwiseProgram, nodesOf, type Scalar } from '@lorikeet/tensor';
 import type { FunctionBuilder, Local } from '../assembler.ts';
 import { f32x4, type I32, i32x4, type V128, v128 } from '../instructions.ts';
-import type { ElementwiseClass } from './elementwise.ts';
-import type { Features } from './lanes.ts';
+import type { Features, StorageType } from './lanes.ts';
 import { type VectorMath, vectorMath } from './math.ts';
 import { uniformLanes } from './threefry.ts';
+
+/** What a kernel is compiled for. */
+export interface ElementwiseClass {
+  readonly program: ElementwiseProgram;
+  readonly inputs: readonly StorageType[];
+  readonly outputs: readonly StorageType[];
+  /** Input i repeats one element along the innermost axis. */
+  readonly repeats: readonly boolean[];
+  /** All dtypes are integers: 32-bit wrapping arithmetic, as the reference computes it. */
+  readonly integer: boolean;
+}
 
 /** Whether the integer lowering knows every node; the others need floats. */
 export function compilesAsInteger(program: ElementwiseProgram): boolean {

@@ -5,7 +5,7 @@ import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { bytesPerElement, type Features, type FloatType } from './lanes.ts';
 import { isFloatType, type Multiply, side } from './matmul-kernel.ts';
-import type { Pair } from './matmul-plan.ts';
+import type { Pair } from './matmul-product.ts';
 import { addRows, arrangeTask, maxRowLength, rowsTask } from './rows-4bit.ts';
 import {
   addRowsInt8,

@@ -1,64 +1,15 @@
 /** Cuts a matrix product into tasks by shape alone and runs them: packing of A first, then blocks of C. */
 import type { Task, Team } from '../team.ts';
 import type { KernelParameters } from '../tuning.ts';
-import { bytesPerElement, type FloatType } from './lanes.ts';
+import { bytesPerElement } from './lanes.ts';
 import { kind4bit, maxBlockColumns, maxOwnBytes, packedForm, pairWord, productWord } from './matmul.ts';
 import { outForm } from './matmul-finish.ts';
 import { operandForm, packWord, storeForm } from './matmul-pack.ts';
+import type { Pair, Product } from './matmul-product.ts';
 import { SmallRows } from './matmul-small-plan.ts';
 import type { Tile } from './micro.ts';
 import { form4bit } from './pack-4bit.ts';
-import { type PlacedWeight4bit, putWeight } from './weight-4bit.ts';
-
-/** One matrix operand in memory. */
-export interface Operand {
-  /** Byte address of the first element. */
-  readonly address: number;
-  /** It lies in the store: for B only. */
-  readonly inStore?: boolean;
-  readonly dtype: FloatType;
-  /** Elements between two rows of the stored matrix. */
-  readonly rowStride: number;
-  /** Elements between two matrices of a batch; 0 repeats one. */
-  readonly batchStride: number;
-  /** The stored matrix is the transpose of the operand. */
-  readonly transposed: boolean;
-}
-
-/** B in 4 bits: one matrix for the whole batch. */
-export interface Operand4bit {
-  readonly weight: PlacedWeight4bit;
-  /** The stored matrix is the transpose of the operand. */
-  readonly transposed: boolean;
-}
-
-export interface Pair {
-  readonly a: Operand;
-  readonly b: Operand | Operand4bit;
-  readonly k: number;
-}
-
-/** Where C lies. */
-export interface Result {
-  readonly address: number;
-  readonly dtype: FloatType;
-  /** Elements between rows and between matrices. */
-  readonly rowStride: number;
-  readonly batchStride: number;
-}
-
-/** C [batch, m, n] = sum over pairs of A [batch, m, k] x B [batch, k, n] (+ bias), added up in f32. */
-export interface Product {
-  readonly m: number;
-  readonly n: number;
-  readonly batch: number;
-  readonly pairs: readonly Pair[];
-  readonly c: Result;
-  /** Address of n f32 values, 0 without. */
-  readonly bias?: number;
-  /** Adds to what C holds, which then is f32. */
-  readonly keep?: boolean;
-}
+import { putWeight } from './weight-4bit.ts';
 
 const roundUp = (value: number, to: number) => Math.ceil(value / to) * to;
 /** Columns of B up to which it takes A's place: A is then read where it lies, by the task that needs it. */

@@ -3,7 +3,7 @@ import type { Task, Team } from '../team.ts';
 import type { KernelParameters } from '../tuning.ts';
 import { dotStep } from './dots.ts';
 import { bytesPerElement, elementShift } from './lanes.ts';
-import type { Operand, Pair, Product } from './matmul-plan.ts';
+import type { Operand, Pair, Product } from './matmul-product.ts';
 import {
   arrangeTask,
   arrangeWord,
