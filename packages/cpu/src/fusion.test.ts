@@ -13,6 +13,7 @@ import {
 } from '@lorikeet/tensor';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { parseSwitches } from './features.ts';
 import { type CpuBackend, cpu } from './index.ts';
 import { Chains } from './kernels/chain-programs.ts';
 
@@ -138,9 +139,11 @@ describe('calls that are fused', () => {
   });
 
   test('fit where they fit alone: what waits runs before memory is said to be short', async () => {
-    const small = await cpu({ threads: 1, memoryLimitBytes: 32 * 2 ** 20, storeFromBytes: 2 ** 30 });
+    const { threads = 1 } = parseSwitches(process.env.LORIKEET_CPU ?? '');
+    const memoryLimitBytes = (30 + 2 * threads) * 2 ** 20;
+    const small = await cpu({ threads, memoryLimitBytes, storeFromBytes: 2 ** 30 });
     try {
-      // Blocks of 8 MiB beside the team's 2 MiB: three fit, and a chain that waits would name five.
+      // Blocks of 8 MiB beside 2 MiB a thread: three fit, and a chain that waits would name five.
       let x = tensor(new Float32Array(2 ** 21).fill(1), { backend: small });
       for (let i = 0; i < 40; i++) {
         const half = x.mul(0.5);
