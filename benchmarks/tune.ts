@@ -37,7 +37,7 @@ const wide = 3072;
 const large: readonly Work[] = [
   { name: 'NT', a: [512, wide], b: [wide, wide], transposeB: true, far: true },
   { name: 'NN', a: [512, wide], b: [wide, wide] },
-  { name: 'TN', a: [wide, 512], b: [512, wide], transposeA: true },
+  { name: 'TN', a: [wide, 512], b: [wide, wide], transposeA: true },
 ];
 const middle: readonly Work[] = [
   { name: 'batched', a: [32, 128, 96], b: [32, 128, 96], transposeB: true },

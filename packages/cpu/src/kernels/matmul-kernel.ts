@@ -6,7 +6,6 @@ import { type FloatType, floatTypes } from './lanes.ts';
 import { matmulModule } from './matmul.ts';
 import { Matmul } from './matmul-plan.ts';
 import type { Pair, Product, Operand as Side } from './matmul-product.ts';
-import { maxSmallRows } from './matmul-small-plan.ts';
 import type { Tile } from './micro.ts';
 import { throughFloats } from './through-floats.ts';
 
@@ -62,13 +61,6 @@ export function matmulKernel(host: KernelHost, tile: Tile): Kernel & { readonly 
     matmul.run(product);
   };
 
-  /** The packed product rounds to 16 bits itself, but not a bias alone. */
-  const narrows = ({ inputs: [a], outputs: [out], attributes }: Call): boolean => {
-    const [m, n] = out!.shape.slice(-2) as [number, number];
-    const k = a!.shape.at((attributes as unknown as Flags).transposeA ? -2 : -1)!;
-    return k > 0 && (out!.shape.length > 2 || Math.min(m, n) > maxSmallRows(parameters));
-  };
-
   const fits = ({ inputs, outputs }: Call): boolean => {
     const given = inputs.filter((x) => x !== null);
     return [...given, outputs[0]!].every(({ dtype }) => isFloatType(dtype));
@@ -121,5 +113,5 @@ export function matmulKernel(host: KernelHost, tile: Tile): Kernel & { readonly 
     return { op: matmulOp, inputs: [fixed(a), fixed(b), null, null, null], outputs: [fixed(out)] };
   };
 
-  return { readsStore: [1], fits, run: throughFloats(host, 4, runFloats, narrows), multiply };
+  return { readsStore: [1], fits, run: throughFloats(host, 4, runFloats), multiply };
 }

@@ -4,14 +4,12 @@ import { CpuBuffer } from '../buffer.ts';
 import type { KernelHost } from '../kernel.ts';
 
 /**
- * `run` for calls of any float dtypes, from one that takes an f32 bias at input `biasIndex` and an f32 output, or one of 16
- * bits where `narrows` says so.
+ * `run` for calls of any float dtypes, from one that takes an f32 bias at input `biasIndex` and an f32 output.
  */
 export function throughFloats(
   { team, elementwise }: KernelHost,
   biasIndex: number,
   runFloats: (call: Call) => void,
-  narrows: (call: Call) => boolean = () => false,
 ): (call: Call) => void {
   /** Copies between dtypes. */
   const convert = (op: Call['op'], from: Operand, to: Operand): void => {
@@ -32,7 +30,7 @@ export function throughFloats(
   const run = (call: Call): void => {
     const out = call.outputs[0]!;
     const bias = call.inputs[biasIndex];
-    if (out.dtype !== 'f32' && !narrows(call)) {
+    if (out.dtype !== 'f32') {
       withFloats(out.shape, (floats) => {
         run({ ...call, outputs: [floats] });
         convert(call.op, floats, out);
