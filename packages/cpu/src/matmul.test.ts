@@ -177,3 +177,15 @@ test('batch axes broadcast, in the middle too', async () => {
     }
   }
 });
+
+test.each(['bf16', 'f16'] as const)(
+  'results of %s are right where columns are no multiple of the tile',
+  async (dtype) => {
+    const [m, n, k] = [300, 33, 7];
+    const [a, b] = [drawIntegers(m * k, 21, 4), drawIntegers(n * k, 22, 4)];
+    const { value } = exact(a, b, { m, n, k, transposeA: false, transposeB: true });
+    const [x, w] = [tensor(a, { backend, dtype, shape: [m, k] }), tensor(b, { backend, dtype, shape: [n, k] })];
+    using out = matmul(x, w, { transposeB: true });
+    expect(Array.from(await out.data())).toEqual(Array.from(value, (v) => v + 0));
+  },
+);
