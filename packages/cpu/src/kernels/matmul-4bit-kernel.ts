@@ -117,7 +117,7 @@ export function matmul4bitKernel(host: KernelHost, multiply: Multiply): Kernel {
     const weight = placedWeight(inputs.slice(at.packed, at.end), layout);
     const biasAddress = bias ? addressOf(bias) : 0;
     const second: Pair[] = u && v ? [{ a: side(u, false, 0), b: side(v, transposeB, 0), k: u.shape[1]! }] : [];
-    const c = { address: addressOf(out), dtype: 'f32', rowStride: out.rowStride, batchStride: 0 } as const;
+    const c = { address: addressOf(out), rowStride: out.rowStride, batchStride: 0 };
     if (m <= maxRows && transposeB && fitsRows(layout)) {
       const runFew = layout.computeDtype === 'int8' ? runInt8 : runRows;
       runFew(a!, weight, out, biasAddress);

@@ -80,7 +80,6 @@ export function matmulKernel(host: KernelHost, tile: Tile): Kernel & { readonly 
     const common = { m, n, bias: bias ? addressOf(bias) : 0 };
     const c = {
       address: addressOf(out),
-      dtype: out.dtype as FloatType,
       rowStride: batch.length === 0 ? out.rowStride : n,
       batchStride: m * n,
     };

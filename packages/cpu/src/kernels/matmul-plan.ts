@@ -3,7 +3,6 @@ import type { Task, Team } from '../team.ts';
 import type { KernelParameters } from '../tuning.ts';
 import { bytesPerElement } from './lanes.ts';
 import { kind4bit, maxBlockColumns, maxOwnBytes, packedForm, pairWord, productWord } from './matmul.ts';
-import { outForm } from './matmul-finish.ts';
 import { operandForm, packWord, storeForm } from './matmul-pack.ts';
 import type { Pair, Product } from './matmul-product.ts';
 import { SmallRows } from './matmul-small-plan.ts';
@@ -15,23 +14,23 @@ const roundUp = (value: number, to: number) => Math.ceil(value / to) * to;
 /** Columns of B up to which it takes A's place: A is then read where it lies, by the task that needs it. */
 const fewColumns = 64;
 
-/** A product and the form in which its blocks reach C. */
+/** A product that C takes as it is, or transposed. */
 interface Oriented extends Product {
-  readonly out: number;
+  readonly transposed: boolean;
 }
 
 /** (B^T x A^T)^T for a B of few columns: what is packed by all and read by all is then small. */
 function oriented(product: Product): Oriented {
-  const { m, n, batch, pairs, c, bias, keep } = product;
-  const out = outForm[c.dtype];
-  const swaps = batch === 1 && n <= fewColumns && m >= 4 * n && !bias && !keep && c.dtype === 'f32';
-  if (!swaps) return { ...product, out };
+  const { m, n, batch, pairs, bias, keep } = product;
+  const asIs = { ...product, transposed: false };
+  const swaps = batch === 1 && n <= fewColumns && m >= 4 * n && !bias && !keep;
+  if (!swaps) return asIs;
   const turned: Pair[] = [];
   for (const { a, b, k } of pairs) {
-    if ('weight' in b || b.inStore) return { ...product, out };
+    if ('weight' in b || b.inStore) return asIs;
     turned.push({ a: { ...b, transposed: !b.transposed }, b: { ...a, transposed: !a.transposed }, k });
   }
-  return { ...product, m: n, n: m, pairs: turned, out: outForm.transposed };
+  return { ...product, m: n, n: m, pairs: turned, transposed: true };
 }
 
 interface Cut {
@@ -40,7 +39,7 @@ interface Cut {
 }
 
 /** Rows and columns of C a task computes; by shape alone. */
-function cut({ m, n, batch, out }: Oriented, k: number, parameters: KernelParameters): Cut {
+function cut({ m, n, batch, transposed }: Oriented, k: number, parameters: KernelParameters): Cut {
   const { 'matmul.taskRows': maxRows, 'matmul.taskColumns': wide, 'matmul.enoughTasks': enough } = parameters;
   // 12 and 16 are multiples of every tile's sides.
   let rows = roundUp(Math.min(m, maxRows), 12);
@@ -51,7 +50,7 @@ function cut({ m, n, batch, out }: Oriented, k: number, parameters: KernelParame
     columns = Math.min(roundUp(n, 16), maxBlockColumns);
   else while (rows > 48 && batch * Math.ceil(m / rows) * Math.ceil(n / columns) < enough) rows = roundUp(rows / 2, 12);
   // A block in scratch has its own room.
-  while (out !== outForm.f32 && rows * columns * 4 > maxOwnBytes) rows = roundUp(rows / 2, 12);
+  while (transposed && rows * columns * 4 > maxOwnBytes) rows = roundUp(rows / 2, 12);
   return { rows, columns };
 }
 
@@ -107,15 +106,14 @@ export class Matmul {
     }
   }
 
-  /** C as it starts, where nothing is added: zeros, or the bias, which asks for an f32 result. */
+  /** C as it starts, where nothing is added: zeros or the bias. */
   #start({ m, n, batch, c, bias, keep }: Product): void {
     if (keep) return;
-    const size = bytesPerElement[c.dtype];
     const { bytes } = this.#team.memory;
     for (let i = 0; i < batch * m; i++) {
-      const at = c.address + (Math.floor(i / m) * c.batchStride + (i % m) * c.rowStride) * size;
-      if (bias) bytes.copyWithin(at, bias, bias + n * size);
-      else bytes.fill(0, at, at + n * size);
+      const at = c.address + (Math.floor(i / m) * c.batchStride + (i % m) * c.rowStride) * 4;
+      if (bias) bytes.copyWithin(at, bias, bias + n * 4);
+      else bytes.fill(0, at, at + n * 4);
     }
   }
 
@@ -148,15 +146,14 @@ export class Matmul {
 
   /** `packed`: addresses of A's panels, 0 where tasks pack their own. */
   #multiply(product: Oriented, block: Cut, packed: readonly number[]): void {
-    const { m, n, batch, c, out, pairs, bias = 0, keep } = product;
+    const { m, n, batch, c, transposed, pairs, bias = 0, keep } = product;
     const rowBlocks = Math.ceil(m / block.rows);
     const columnBlocks = Math.ceil(n / block.columns);
-    const size = bytesPerElement[c.dtype];
     const words = this.#words;
     words.length = productWord.pairs;
     words[productWord.c] = c.address;
-    words[productWord.cStride] = c.rowStride * size;
-    words[productWord.cBatch] = c.batchStride * size;
+    words[productWord.cStride] = c.rowStride * 4;
+    words[productWord.cBatch] = c.batchStride * 4;
     words[productWord.m] = m;
     words[productWord.n] = n;
     words[productWord.rowsPerBlock] = block.rows;
@@ -167,7 +164,7 @@ export class Matmul {
     words[productWord.fromStride] = keep ? c.rowStride * 4 : 0;
     words[productWord.fromBatch] = keep ? c.batchStride * 4 : 0;
     words[productWord.pairCount] = pairs.length;
-    words[productWord.out] = out;
+    words[productWord.transposed] = transposed ? 1 : 0;
     for (const [i, pair] of pairs.entries()) this.#putPair(productWord.pairs + i * pairWord.size, pair, m, packed[i]!);
     this.#team.run(this.#tasks.product!, words, rowBlocks * columnBlocks * batch);
   }

@@ -30,24 +30,16 @@ export interface Pair {
   readonly k: number;
 }
 
-/** Where C lies. */
-export interface Result {
-  readonly address: number;
-  readonly dtype: FloatType;
-  /** Elements between rows and between matrices. */
-  readonly rowStride: number;
-  readonly batchStride: number;
-}
-
-/** C [batch, m, n] = sum over pairs of A [batch, m, k] x B [batch, k, n] (+ bias), added up in f32. */
+/** C [batch, m, n] in f32 = sum over pairs of A [batch, m, k] x B [batch, k, n] (+ bias). */
 export interface Product {
   readonly m: number;
   readonly n: number;
   readonly batch: number;
   readonly pairs: readonly Pair[];
-  readonly c: Result;
+  /** Elements between rows and between matrices. */
+  readonly c: { readonly address: number; readonly rowStride: number; readonly batchStride: number };
   /** Address of n f32 values, 0 without. */
   readonly bias?: number;
-  /** Adds to what C holds, which then is f32. */
+  /** Adds to what C holds. */
   readonly keep?: boolean;
 }

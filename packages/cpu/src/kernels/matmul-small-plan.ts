@@ -43,8 +43,8 @@ export class SmallRows {
   }
 
   /** The pairs' roles, null where the packed product is the better way. */
-  roles({ m, n, batch, c }: Product, pairs: readonly Pair[]): readonly Roles[] | null {
-    if (batch !== 1 || c.dtype !== 'f32') return null;
+  roles({ m, n, batch }: Product, pairs: readonly Pair[]): readonly Roles[] | null {
+    if (batch !== 1) return null;
     const [rows, swapped] = m <= n ? [m, false] : [n, true];
     if (rows > maxSmallRows(this.#parameters)) return null;
     if (rows > alwaysRows && pairs[0]!.k < longK) return null;

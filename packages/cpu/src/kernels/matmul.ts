@@ -16,9 +16,9 @@ import { type I64, i32, i64 } from '../instructions.ts';
 import { scratchBytes } from '../team.ts';
 import type { KernelParameters } from '../tuning.ts';
 import type { Features } from './lanes.ts';
-import { finishFunction } from './matmul-finish.ts';
 import { offsetIn, packTask, panelsFunction } from './matmul-pack.ts';
 import { addSmallRows } from './matmul-small.ts';
+import { transposeFunction } from './matmul-transpose.ts';
 import { edgeKernel, microKernel, panelAccess, type Tile } from './micro.ts';
 import { pack4bitFunction } from './pack-4bit.ts';
 import { weightWord } from './weight-4bit.ts';
@@ -50,8 +50,8 @@ export const productWord = {
   fromStride: 10,
   fromBatch: 11,
   pairCount: 12,
-  /** A value of `outForm`. */
-  out: 13,
+  /** 1: C is written as its transpose [n, m]. */
+  transposed: 13,
   pairs: 14,
 } as const;
 /**
@@ -96,14 +96,14 @@ export function matmulModule(
     packA,
     packB: panelsFunction(m, tile.columns, withStore),
     pack4bit: pack4bitFunction(m, features, tile.columns, withStore),
-    finish: finishFunction(m),
+    transpose: transposeFunction(m),
     blockK: parameters['matmul.blockK'],
     sweepRows: parameters['matmul.sweepRows'] - (parameters['matmul.sweepRows'] % tile.rows),
   });
   return m;
 }
 
-type Functions = Readonly<Record<'micro' | 'edge' | 'packA' | 'packB' | 'pack4bit' | 'finish', FunctionRef>>;
+type Functions = Readonly<Record<'micro' | 'edge' | 'packA' | 'packB' | 'pack4bit' | 'transpose', FunctionRef>>;
 
 interface ProductKind extends Functions {
   readonly tile: Tile;
@@ -139,8 +139,9 @@ function productTask(m: ModuleBuilder, kind: ProductKind): void {
     const column = f.int(i32.mul(i32.remU(number, columnBlocks), word('columnsPerBlock')));
     const rows = f.int(i32.min(word('rowsPerBlock'), i32.sub(word('m'), row)));
     const columns = f.int(i32.min(word('columnsPerBlock'), i32.sub(word('n'), column)));
-    const [c, stride, out] = [f.int(i32.add(scratch, ownCAt)), f.int(i32.shl(columns, 2)), word('out')];
-    f.if(i32.eqz(out), () => {
+    const transposed = word('transposed');
+    const [c, stride] = [f.int(i32.add(scratch, ownCAt)), f.int(i32.shl(columns, 2))];
+    f.if(i32.eqz(transposed), () => {
       f.set(stride, word('cStride'));
       const inMatrix = i32.add(i32.mul(row, stride), i32.shl(column, 2));
       f.set(c, i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), inMatrix));
@@ -178,21 +179,10 @@ function productTask(m: ModuleBuilder, kind: ProductKind): void {
       });
       f.increase(pair, pairWord.size * 4);
     });
-    f.if(out, () => {
-      const transposed = f.int(i32.eq(out, 3));
-      const size = i32.select(transposed, 2, 1);
-      const [across, along] = [i32.select(transposed, column, row), i32.select(transposed, row, column)];
-      const to = i32.add(i32.mul(across, word('cStride')), i32.shl(along, size));
-      f.call(
-        kind.finish,
-        out,
-        c,
-        stride,
-        i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), to),
-        word('cStride'),
-        rows,
-        columns,
-      );
+    f.if(transposed, () => {
+      const first = i32.add(i32.mul(column, word('cStride')), i32.shl(row, 2));
+      const to = i32.add(i32.add(word('c'), i32.mul(batch, word('cBatch'))), first);
+      f.call(kind.transpose, c, stride, to, word('cStride'), rows, columns);
     });
   });
 }

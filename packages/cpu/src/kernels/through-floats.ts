@@ -3,9 +3,7 @@ import { type Call, type ElementwiseProgram, input, type Operand, sizeOf } from 
 import { CpuBuffer } from '../buffer.ts';
 import type { KernelHost } from '../kernel.ts';
 
-/**
- * `run` for calls of any float dtypes, from one that takes an f32 bias at input `biasIndex` and an f32 output.
- */
+/** `run` for calls of any float dtypes, from one that takes an f32 bias at input `biasIndex` and an f32 output. */
 export function throughFloats(
   { team, elementwise }: KernelHost,
   biasIndex: number,
