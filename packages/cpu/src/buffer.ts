@@ -17,8 +17,11 @@ export class CpuBuffer {
   }
 }
 
+/** Bytes of one of its elements. */
+export const widthOf = ({ dtype }: Operand): number => bytesPerElement[dtype as StorageType];
+
 /** Byte address of an operand's first element, in the memory that `inStore` names. */
-export const addressOf = ({ buffer, offset, dtype }: Operand): number =>
-  (buffer as CpuBuffer).address + offset * bytesPerElement[dtype as StorageType];
+export const addressOf = (operand: Operand): number =>
+  (operand.buffer as CpuBuffer).address + operand.offset * widthOf(operand);
 
 export const inStore = ({ buffer }: Operand): boolean => (buffer as CpuBuffer).inStore;

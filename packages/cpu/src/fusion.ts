@@ -6,14 +6,13 @@
 import { type Call, type Operand, sameShape, sizeOf } from '@lorikeet/tensor';
 import type { CpuBuffer } from './buffer.ts';
 import { type Chain, Chains, type Source } from './kernels/chain-programs.ts';
+import { isFloatType } from './kernels/lanes.ts';
 
 /** Below this many elements a pass costs less than the bookkeeping that saves it. */
 const minElements = 32 * 1024;
 const maxLinks = 4;
 /** Inputs and results of a pass; the kernel of more would run out of registers for their addresses. */
 const maxTensors = 10;
-
-const isFloatType = (dtype: string): boolean => dtype === 'f32' || dtype === 'bf16' || dtype === 'f16';
 
 /** Whether a call may wait: one new result, floats only, all in work memory. */
 function mayWait({ program, inputs, outputs }: Call): boolean {

@@ -3,13 +3,13 @@
  * and put into the store; a call that cannot read it there borrows a copy, or moves it back where there is room.
  */
 import { type Operand, OutOfMemoryError, sizeOf } from '@lorikeet/tensor';
-import { CpuBuffer } from './buffer.ts';
-import { bytesPerElement, type StorageType } from './kernels/lanes.ts';
+import { CpuBuffer, widthOf } from './buffer.ts';
 import type { LinearMemory } from './memory.ts';
 
 /** Bytes of its buffer that an operand reads: first and end. */
-function spanOf({ dtype, shape, offset, rowStride }: Operand): [start: number, end: number] {
-  const width = bytesPerElement[dtype as StorageType];
+function spanOf(operand: Operand): [start: number, end: number] {
+  const { shape, offset, rowStride } = operand;
+  const width = widthOf(operand);
   const row = sizeOf(shape.slice(1));
   const elements = sizeOf(shape) === 0 ? 0 : ((shape[0] ?? 1) - 1) * rowStride + row;
   return [offset * width, (offset + elements) * width];

@@ -60,16 +60,15 @@ export function trainedTokens(batch: LossBatch): { tokens: Int32Array; labels: I
 }
 
 /**
- * The loss where tokens of the batch share rows of hidden [c, d]: token i has row rows[i]. A row that several tokens have
- * and from which they predict the same is computed once, with their number as its weight.
+ * The loss where tokens of the batch share rows of hidden [c, d]: token i has row rows[i] and predicts labels[i]. A row that
+ * several tokens have and from which they predict the same is computed once, with their number as its weight.
  */
 export function sharedCausalLoss(
   hidden: Tensor,
   rows: Int32Array,
   lmHead: LinearLike,
-  { batch, options }: { readonly batch: LossBatch; readonly options: LossOptions },
+  { labels, options }: { readonly labels: Int32Array; readonly options: LossOptions },
 ): Tensor {
-  const labels = shiftLabels(batch);
   const counted = labels.reduce((sum, label) => sum + (label === ignoreIndex ? 0 : 1), 0);
   const normalizer = options.normalizer ?? Math.max(1, counted);
   const none = new Int32Array(hidden.shape[0]!).fill(ignoreIndex);

@@ -281,7 +281,7 @@ export class Phi3ForCausalLM extends Module {
     const { tokens, labels } = trainedTokens(batch);
     return scope(() => {
       const { hidden, rows, picked } = this.#hidden(batch, null, tokens);
-      if (rows) return sharedCausalLoss(hidden, rows, this.lm_head, { batch, options });
+      if (rows) return sharedCausalLoss(hidden, rows, this.lm_head, { labels, options });
       return rowsLoss(hidden, this.lm_head, picked ? tokens.map((i) => labels[i]!) : labels, options);
     });
   }

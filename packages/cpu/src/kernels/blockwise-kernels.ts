@@ -3,9 +3,8 @@ import { type Operand, sizeOf } from '@lorikeet/tensor';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { blockWord, blockwiseModule, dequantizeBlockTask, quantizeBlockTask } from './blockwise-8bit.ts';
-import type { FloatType } from './lanes.ts';
+import { type FloatType, isFloatType } from './lanes.ts';
 import type { MapTables } from './map-tables.ts';
-import { isFloatType } from './matmul-kernel.ts';
 
 const elementsPerChunk = 32 * 1024;
 /** Elements are counted in 31 bits, the end of a chunk's last block included. */

@@ -1,14 +1,12 @@
 /** contiguous, slice, pad, concat, permute and writeRows as kernels. */
 import type { Call, Operand } from '@lorikeet/tensor';
-import { addressOf } from '../buffer.ts';
+import { addressOf, widthOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { copyModule, copyWord } from './copy.ts';
 import { fold } from './elementwise-plan.ts';
-import { bytesPerElement, type StorageType } from './lanes.ts';
 
 const bytesPerChunk = 128 * 1024;
 const product = (sizes: readonly number[]) => sizes.reduce((a, b) => a * b, 1);
-const widthOf = ({ dtype }: Operand) => bytesPerElement[dtype as StorageType];
 
 /** Element strides of an operand, its row stride included. */
 function stridesOf({ shape, rowStride }: Operand): number[] {

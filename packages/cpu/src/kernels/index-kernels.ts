@@ -1,13 +1,11 @@
 /** indexSelect, indexAdd, gather and scatterAdd as kernels. */
 import type { Call, Operand } from '@lorikeet/tensor';
-import { addressOf, inStore } from '../buffer.ts';
+import { addressOf, inStore, widthOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import type { Task } from '../team.ts';
 import { addColumns, addWord, elementWord, indexedModule, scatterColumns, selectWord } from './indexed.ts';
-import { bytesPerElement, type StorageType } from './lanes.ts';
 
 const bytesPerChunk = 128 * 1024;
-const widthOf = ({ dtype }: Operand) => bytesPerElement[dtype as StorageType];
 
 export function indexKernels({ team }: KernelHost): Record<string, Kernel> {
   const tasks = lazyTasks(team, () => indexedModule(team.memory.shape));

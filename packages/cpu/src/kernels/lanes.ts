@@ -5,6 +5,7 @@ import { type Address, type F32, f32, f32x4, type Int, i32, i32x4, store, type V
 /** dtypes that kernels read as f32. */
 export type FloatType = 'f32' | 'f16' | 'bf16';
 export const floatTypes: readonly FloatType[] = ['f32', 'f16', 'bf16'];
+export const isFloatType = (dtype: string): dtype is FloatType => (floatTypes as readonly string[]).includes(dtype);
 export const bytesPerElement = { f32: 4, f16: 2, bf16: 2, i32: 4, u32: 4, u8: 1, i8: 1 } as const;
 export type StorageType = keyof typeof bytesPerElement;
 

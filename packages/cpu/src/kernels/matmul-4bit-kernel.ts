@@ -3,8 +3,8 @@ import type { Call, Layout4bit, Matmul4bitAttributes, Operand } from '@lorikeet/
 import { type MemoryShape, ModuleBuilder } from '../assembler.ts';
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
-import { bytesPerElement, type Features, type FloatType } from './lanes.ts';
-import { isFloatType, type Multiply, side } from './matmul-kernel.ts';
+import { bytesPerElement, type Features, type FloatType, isFloatType } from './lanes.ts';
+import { type Multiply, side } from './matmul-kernel.ts';
 import type { Pair } from './matmul-product.ts';
 import { addRows, arrangeTask, maxRowLength, rowsTask } from './rows-4bit.ts';
 import {

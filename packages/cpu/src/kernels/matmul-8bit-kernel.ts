@@ -4,8 +4,7 @@ import { ModuleBuilder } from '../assembler.ts';
 import { addressOf, inStore } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { floatWord } from '../team.ts';
-import type { FloatType } from './lanes.ts';
-import { isFloatType } from './matmul-kernel.ts';
+import { type FloatType, isFloatType } from './lanes.ts';
 import { addProduct, groupRows, maxFarColumns, productTask, productWord, turn } from './product-8bit.ts';
 import { addRowwise, keepRowsTask, quantizeRowsTask, rowsWord } from './rowwise-8bit.ts';
 

@@ -2,14 +2,12 @@
 import { broadcastStrides, type Call, type Operand } from '@lorikeet/tensor';
 import { addressOf, inStore } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
-import { type FloatType, floatTypes } from './lanes.ts';
+import { type FloatType, isFloatType } from './lanes.ts';
 import { matmulModule } from './matmul.ts';
 import { Matmul } from './matmul-plan.ts';
 import type { Pair, Product, Operand as Side } from './matmul-product.ts';
 import type { Tile } from './micro.ts';
 import { throughFloats } from './through-floats.ts';
-
-export const isFloatType = (dtype: string): dtype is FloatType => (floatTypes as readonly string[]).includes(dtype);
 
 /** Matrices of a batch that lie at one step from each other; null where they do not. */
 function batchStep(operand: Operand, batch: readonly number[]): number | null {

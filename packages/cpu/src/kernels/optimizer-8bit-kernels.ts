@@ -3,9 +3,8 @@ import { type AdamW8bitRates, type Call, type Operand, sizeOf, stateBlocksize } 
 import { addressOf } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
 import { floatWord } from '../team.ts';
-import type { FloatType } from './lanes.ts';
+import { type FloatType, isFloatType } from './lanes.ts';
 import type { MapTables } from './map-tables.ts';
-import { isFloatType } from './matmul-kernel.ts';
 import { momentWords, numberNames, optimizer8bitModule, type Stepped, stepTask, stepWord } from './optimizer-8bit.ts';
 
 const blocksPerChunk = 64;

@@ -8,8 +8,7 @@ import {
 } from '@lorikeet/tensor';
 import { addressOf, inStore } from '../buffer.ts';
 import { type Kernel, type KernelHost, lazyTasks } from '../kernel.ts';
-import type { FloatType } from './lanes.ts';
-import { isFloatType } from './matmul-kernel.ts';
+import { type FloatType, isFloatType } from './lanes.ts';
 import {
   chunkElements,
   dequantizeTask,
