@@ -4,7 +4,7 @@ import { fileURLToPath } from 'node:url';
 import type { OpenPeer } from '../peer.ts';
 import { openProcessPeer } from '../process-peer.ts';
 
-const program = fileURLToPath(new URL('./pytorch.py', import.meta.url));
+const program = fileURLToPath(new URL('../python/pytorch.py', import.meta.url));
 
 /** Why PyTorch cannot be measured with this Python; null where it can. */
 export function whyNoTorch(python: string): string | null {

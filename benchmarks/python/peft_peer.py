@@ -11,32 +11,18 @@ import argparse
 import json
 import os
 import re
-import sys
 import time
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
 import torch
+from answerer import answer, read_work
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, __version__ as transformers_version
 from transformers.utils import logging
 
 logging.set_verbosity_error()
 logging.disable_progress_bar()
-
-
-def read_work(folder):
-    """spec.json, in which {"array": NAME, "type": T} stands for a file of raw values."""
-
-    def array(value):
-        if "array" not in value:
-            return value
-        kind = np.float32 if value["type"] == "f32" else np.int32
-        return np.fromfile(os.path.join(folder, value["array"]), dtype=kind).tolist()
-
-    with open(os.path.join(folder, "spec.json"), encoding="utf8") as file:
-        return json.load(file, object_hook=array)
 
 
 def peak_bytes():
@@ -66,7 +52,17 @@ def load(folder, dtype):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="sdpa")
 
 
-class LoraStep:
+class Timed:
+    def seconds(self):
+        """Of one call: the mean of calls that last 0.1 s together, or of one."""
+        start, calls = time.perf_counter(), 0
+        while calls == 0 or time.perf_counter() - start < 0.1:
+            self.call()
+            calls += 1
+        return (time.perf_counter() - start) / calls
+
+
+class LoraStep(Timed):
     """A call takes one step on each of the spec's batches."""
 
     def __init__(self, spec, options):
@@ -105,7 +101,7 @@ class LoraStep:
         return [[self.step(self.batches[0]) for _ in range(2)]]
 
 
-class Generation:
+class Generation(Timed):
     def __init__(self, spec, options):
         self.model = load(spec["model"], options.dtype).eval()
         self.prompt, self.count = torch.tensor([spec["prompt"]]), spec["newTokens"]
@@ -125,57 +121,26 @@ class Generation:
 OPS = {"loraStep": LoraStep, "generation": Generation}
 
 
-def timed(work):
-    """Seconds of one call: the mean of calls that last 0.1 s together, or of one."""
-    start, calls = time.perf_counter(), 0
-    while calls == 0 or time.perf_counter() - start < 0.1:
-        work.call()
-        calls += 1
-    return (time.perf_counter() - start) / calls
-
-
 def version(options):
     isa = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
     matrix = " AMX" if torch.cpu._is_amx_tile_supported() and not isa and options.dtype is torch.bfloat16 else ""
     return f"torch {torch.__version__}{matrix}, transformers {transformers_version}"
 
 
+def read(folder):
+    return read_work(folder, lambda values: values.tolist())
+
+
 def serve(options):
-    works = []
+    def prepare(folder):
+        spec = read(folder)
+        return OPS[spec["op"]](spec, options) if spec["op"] in OPS else None
 
-    def reply(request):
-        verb = request["do"]
-        if verb == "work":
-            spec = read_work(request["folder"])
-            if spec["op"] not in OPS:
-                return None
-            works.append(OPS[spec["op"]](spec, options))
-            return {"work": len(works) - 1}
-        work = works[request["work"]]
-        if verb == "seconds":
-            return timed(work)
-        if verb == "result":
-            outputs = work.result()
-            for i, values in enumerate(outputs):
-                np.array(values, dtype=np.float32).tofile(os.path.join(request["folder"], f"{i}.out"))
-            return len(outputs)
-        works[request["work"]] = None
-        return None
-
-    def send(message):
-        print(json.dumps(message), flush=True)
-
-    send({"version": version(options), "threads": torch.get_num_threads()})
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            send({"id": request["id"], "value": reply(request)})
-        except Exception as error:  # the bench prints it and leaves this work out
-            send({"id": request["id"], "error": f"{type(error).__name__}: {error}"})
+    answer(prepare, {"version": version(options), "threads": torch.get_num_threads()})
 
 
 def once(options):
-    work = LoraStep(read_work(options.folder), options)
+    work = LoraStep(read(options.folder), options)
     losses, seconds = [], []
     for step in range(options.steps):
         start = time.perf_counter()
